@@ -1,0 +1,1 @@
+"""Stage 3: generations and captions in, scores, paired statistics and a report out."""

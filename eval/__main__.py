@@ -1,0 +1,15 @@
+"""Command line of the third stage."""
+
+import sys
+
+from launch.verbs import Verb, main
+
+VERBS = (
+    Verb("fit-judge", "eval.config:FitJudgeConfig", "eval.fit_judge:fit_judge"),
+    Verb("captions", "eval.config:CaptionsConfig", "eval.captions:captions"),
+    Verb("score", "eval.config:ScoreConfig", "eval.score:score"),
+    Verb("report", "eval.config:ReportConfig", "eval.report:report"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main("eval", VERBS))

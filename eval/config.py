@@ -1,0 +1,193 @@
+"""Settings of the eval verbs. Free of torch, so that `--help` and `--dry-run` are quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSizeConfig:
+    """Size of a CLIP judge fitted from scratch."""
+
+    width: int = 96
+    """Width of both towers."""
+
+    image_layers: int = 3
+    """Layers of the image tower."""
+
+    text_layers: int = 3
+    """Layers of the text tower."""
+
+    num_heads: int = 4
+    """Attention heads."""
+
+    patch_size: int = 8
+    """Pixels a side of one image token."""
+
+    embed_dim: int = 64
+    """Length of the shared feature."""
+
+    context_length: int = 77
+    """Longest text in tokens; longer ones are cut before the end token, and counted."""
+
+    vocab_size: int = 512
+    """Size of the trained vocabulary (an upper bound)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJudgeConfig:
+    """Fit the CLIP judge and, where claims are known, the recogniser."""
+
+    images: Path
+    """Images artifact; the judge split fits, the test split measures."""
+
+    captions: list[Path]
+    """Captions artifacts with the texts of the judge and test pictures, written by people or
+    from claims, never by a captioner."""
+
+    kinds: list[str]
+    """Kinds of text read from them."""
+
+    autoencoder: Path
+    """Autoencoder artifact: the recogniser is trained on its reconstructions."""
+
+    image_size: int = 32
+    """Pixels a side."""
+
+    clip: ClipSizeConfig = field(default_factory=ClipSizeConfig)
+    """Size of the CLIP judge."""
+
+    clip_samples: int
+    """Pairs seen by the CLIP judge."""
+
+    recogniser_samples: int = 0
+    """Pictures seen by the recogniser; 0 where no claims are known."""
+
+    batch_size: int = 256
+    """Pairs per step."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+
+    min_accuracy: float = 0.7
+    """Axes read less accurately than this on reconstructions are printed as not measurable."""
+
+    seed: int = 0
+    """Seed of initial weights and draws."""
+
+    threads: int = 2
+    """CPU threads; part of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score generations: CLIP for every scoring caption, and the prompt's claims that hold."""
+
+    generations: list[Path]
+    """Generations artifacts, one per arm and seed."""
+
+    judge: Path
+    """Judge artifact."""
+
+    prompts: Path
+    """Prompts artifact that the generations were made from."""
+
+    scoring_styles: list[str]
+    """Styles whose text of the same pair scores every image, besides the prompt itself."""
+
+    batch_size: int = 256
+    """Rows per step; a multiple of 8, part of the recipe."""
+
+    threads: int = 2
+    """CPU threads; part of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionsConfig:
+    """Measure captions: length, regularities and, where claims are known, their truth."""
+
+    images: Path
+    """Images artifact."""
+
+    captions: list[Path]
+    """Captions artifacts to measure."""
+
+    annotated: list[Path] = field(default_factory=list)
+    """Captions artifacts of the annotated pictures, which are reported apart."""
+
+    split: str = "test"
+    """Split that is measured."""
+
+    num_examples: int = 8
+    """Example captions kept per kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimaryConfig:
+    """The one comparison that a study names before it runs."""
+
+    better: str
+    """Arm expected to be better."""
+
+    than: str
+    """Arm it is compared with."""
+
+    style: str
+    """Prompt style."""
+
+    metric: str
+    """`prompt_following` (share of the prompt's claims that hold) or `clip_similarity`."""
+
+    scoring: str | None = None
+    """Scoring caption of `clip_similarity`; None scores with the prompt itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """One self-contained HTML page, its tables as CSV, its figures as SVG and PNG."""
+
+    study: str
+    """Name of the study."""
+
+    question: str
+    """The question in one sentence."""
+
+    scores: Path
+    """Scores artifact."""
+
+    generations: list[Path]
+    """Generations artifacts, for pictures side by side."""
+
+    prompts: Path
+    """Prompts artifact."""
+
+    images: Path
+    """Images artifact."""
+
+    captions: Path
+    """Caption measurements (`eval captions`)."""
+
+    judge: Path
+    """Judge artifact."""
+
+    autoencoder: Path
+    """Autoencoder artifact."""
+
+    captioners: list[Path] = field(default_factory=list)
+    """Captioner artifacts, for their validation figures."""
+
+    primary: PrimaryConfig
+    """The headline comparison."""
+
+    control: bool = False
+    """The study is a control: the headline says whether the instrument works."""
+
+    resamples: int = 2000
+    """Bootstrap resamples."""
+
+    seed: int = 0
+    """Seed of the bootstrap and of the choice of pictures shown."""
+
+    num_pictures: int = 12
+    """Prompts shown side by side."""

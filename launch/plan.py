@@ -1,0 +1,289 @@
+"""A study's YAML -> the list of commands to run, each with its folder. Pure: reads only YAML.
+
+A study is a YAML file of `steps`. A step names a verb and its settings; `<name>` in a setting
+means the folder of another step, a loop variable (`<arm>`, `<seed>`, `<arm.caption_mix>`), or a
+value of the study itself (`<sizes.pictures>`). `foreach` repeats a step for each arm and seed.
+`<name.*>` is the list of all folders of a repeated step.
+
+A step's folder is named by a digest of its verb, settings and inputs' names, so whatever two arms,
+seeds or studies have in common is made once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch import manifest as manifests
+from launch.config import Tree, load_tree, to_plain
+from launch.errors import ConfigError
+from launch.manifest import canonical_json, digest_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One folder to be made by one command."""
+
+    name: str
+    """Step and loop values, for example `train[dsc,0]`."""
+
+    step: str
+    """Name of the step."""
+
+    words: list[str]
+    """Stage, verb and arguments, without `python -m`."""
+
+    folder: Path
+    """Where its artifact goes."""
+
+    cost_key: str
+    """Equal for runs that cost the same: everything but arm, seed and inputs."""
+
+    minutes: float
+    """Predicted time."""
+
+    gib: float
+    """Predicted disk use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every command of a study, in an order that respects what reads what."""
+
+    name: str
+    """Name of the study."""
+
+    instances: list[Instance]
+    """In running order."""
+
+    show: Path | None
+    """Text file printed at the end."""
+
+    def to_do(self) -> list[Instance]:
+        """Return what is not complete yet."""
+        return [i for i in self.instances if not manifests.is_complete(i.folder)]
+
+
+def make_plan(tree: Tree, *, store: Path) -> Plan:
+    """Return the commands of a study.
+
+    Raises:
+        ConfigError: Arms that differ in more than captions, an unknown name in a step, a circle.
+    """
+    arms = _checked_arms(tree)
+    seeds = list(range(int(tree.get("seeds", 1))))
+    if not seeds:
+        raise ConfigError("seeds must be at least 1")
+    steps = tree.get("steps")
+    if isinstance(steps, dict):  # a study drops a step of its base by giving nothing for it
+        steps = {name: spec for name, spec in steps.items() if spec is not None}
+    if not isinstance(steps, dict) or not steps:
+        raise ConfigError("a study needs `steps`: name -> {run, config, set}")
+    for name in steps:
+        if name in {"arm", "seed", "kinds"}:
+            raise ConfigError(f"steps.{name}: this name is a loop variable; call the step another")
+    values = {k: v for k, v in tree.items() if k != "steps"}
+    values["kinds"] = sorted({k for arm in arms.values() for k in arm.get("caption_mix", {})})
+    loops: dict[str, list[Any]] = {"arm": list(arms), "seed": seeds}
+    made: dict[str, list[Instance]] = {}
+    for step in _in_order(steps):
+        made[step] = [
+            _instance(step, steps[step], point, values=values, arms=arms, made=made, store=store)
+            for point in _points(step, steps[step], loops, values)
+        ]
+    instances = [i for group in made.values() for i in group]
+    shown = tree.get("show")
+    show = None
+    if shown is not None:
+        step, _, file = str(shown).partition("/")
+        if step not in made:
+            raise ConfigError(f"show: {shown!r} names no step; steps are {', '.join(made)}")
+        show = made[step][0].folder / file
+    return Plan(name=str(tree.get("name", "study")), instances=instances, show=show)
+
+
+def _checked_arms(tree: Tree) -> dict[str, Tree]:
+    """Return the arms, refusing those that differ in anything but their captions."""
+    arms = tree.get("arms") or {}
+    if not isinstance(arms, dict):
+        raise ConfigError("arms must be name -> {caption_mix: {kind: probability}}")
+    known = tree.get("kinds")
+    for name, arm in arms.items():
+        extra = sorted(set(arm or {}) - {"caption_mix"})
+        if extra:
+            raise ConfigError(
+                f"arms.{name}.{extra[0]}: arms of a study may differ in `caption_mix` alone. "
+                "Set it for all arms in the step, or make it another study."
+            )
+        mix = (arm or {}).get("caption_mix")
+        if not isinstance(mix, dict) or not mix:
+            raise ConfigError(f"arms.{name}: needs caption_mix: {{kind: probability}}")
+        for kind in mix:
+            if known is not None and kind not in known:
+                raise ConfigError(
+                    f"arms.{name}.caption_mix.{kind}: this study has captions of kind "
+                    f"{', '.join(known)}; use one of these."
+                )
+    return arms
+
+
+def _references(value: Any) -> set[str]:
+    """Return the names between angle brackets anywhere in a tree."""
+    if isinstance(value, Mapping):
+        return set().union(*(_references(v) for v in value.values()), set())
+    if isinstance(value, list):
+        return set().union(*(_references(v) for v in value), set())
+    if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
+        return {value[1:-1]}
+    return set()
+
+
+def _in_order(steps: Tree) -> list[str]:
+    """Return step names so that each comes after what it reads, otherwise as written."""
+    reads = {
+        name: {r.split(".")[0].split("[")[0] for r in _references(step.get("set", {}))} & set(steps)
+        for name, step in steps.items()
+    }
+    order: list[str] = []
+    while len(order) < len(steps):
+        ready = [n for n in steps if n not in order and reads[n] <= set(order)]
+        if not ready:
+            left = ", ".join(n for n in steps if n not in order)
+            raise ConfigError(f"steps read each other in a circle: {left}")
+        order.append(ready[0])
+    return order
+
+
+def _points(
+    step: str, spec: Tree, loops: Mapping[str, list[Any]], values: Tree
+) -> list[dict[str, Any]]:
+    """Return the loop values of each instance of a step."""
+    names = spec.get("foreach", [])
+    lists = []
+    for name in names:
+        options = loops.get(name, values.get(name))
+        if not isinstance(options, list):
+            raise ConfigError(
+                f"steps.{step}.foreach: {name!r} is neither arm, seed nor a list of the study"
+            )
+        lists.append(options)
+    return [dict(zip(names, point, strict=True)) for point in itertools.product(*lists)]
+
+
+def _instance(
+    step: str,
+    spec: Tree,
+    point: dict[str, Any],
+    *,
+    values: Tree,
+    arms: Mapping[str, Tree],
+    made: Mapping[str, list[Instance]],
+    store: Path,
+) -> Instance:
+    unknown = sorted(set(spec) - {"run", "config", "set", "foreach", "minutes", "gib"})
+    if unknown or "run" not in spec:
+        raise ConfigError(
+            f"steps.{step}: expected run, config, set, foreach, minutes, gib; "
+            + (f"found {unknown[0]!r}" if unknown else "`run` is missing")
+        )
+    folders: set[Path] = set()
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            # A study takes back a setting of its base by giving nothing for it.
+            return {k: resolve(v) for k, v in value.items() if v is not None}
+        if isinstance(value, list):
+            flat: list[Any] = []
+            for item in value:
+                found = resolve(item)
+                spread = isinstance(item, str) and item.endswith(".*>")
+                flat += found if spread else [found]
+            return flat
+        if not (isinstance(value, str) and value.startswith("<") and value.endswith(">")):
+            return value
+        name = value[1:-1]
+        if name in point:
+            return point[name]
+        if name.startswith("arm.") and "arm" in point:
+            return _lookup({"arm": arms[point["arm"]]}, name, step)
+        group = made.get(name.removesuffix(".*").split("[")[0])
+        if group is None:
+            return _lookup(values, name, step)
+        chosen = _chosen(name, group, point)
+        folders.update(i.folder for i in chosen)
+        paths = [str(i.folder) for i in chosen]
+        return paths if name.endswith(".*") else paths[0]
+
+    settings = resolve(spec.get("set", {}))
+    stage, *verb = str(spec["run"]).split()
+    files = spec.get("config", [])
+    files = [files] if isinstance(files, str) else list(files)
+    below = _replace({str(f): f.name for f in folders}, settings)
+    text = [stage, *verb, load_tree(files, []), below]
+    key = digest_bytes(canonical_json(to_plain(text)))
+    label = step + (f"[{','.join(str(v) for v in point.values())}]" if point else "")
+    stem = "-".join([step, *(str(v) for v in point.values()), key[:10]])
+    words = [stage, *verb, *(["--config", *map(str, files)] if files else [])]
+    return Instance(
+        name=label,
+        step=step,
+        words=[*words, "--out", str(store / stem), *_overrides(settings)],
+        folder=store / stem,
+        cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
+        minutes=float(spec.get("minutes", 0)),
+        gib=float(spec.get("gib", 0)),
+    )
+
+
+def _chosen(name: str, group: list[Instance], point: Mapping[str, Any]) -> list[Instance]:
+    """Return the instances that `<step>`, `<step.*>` or `<step[a,b]>` means at a loop point."""
+    if name.endswith(".*"):
+        return group
+    if "[" in name:
+        found = [i for i in group if i.name == name]
+    elif len(group) == 1:
+        found = group
+    else:  # the instance of the same arm and seed
+        wanted = f"{name}[{','.join(str(v) for v in point.values())}]"
+        found = [i for i in group if i.name == wanted]
+    if not found:
+        raise ConfigError(f"<{name}> names no run; there are {', '.join(i.name for i in group)}")
+    return found
+
+
+def _lookup(values: Mapping[str, Any], name: str, step: str) -> Any:
+    found: Any = values
+    for key in name.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            raise ConfigError(
+                f"steps.{step}: <{name}> is no step, loop variable or value of the study. "
+                f"If it is yours to give, add {name}=VALUE to the command."
+            )
+        found = found[key]
+    if found is None:
+        raise ConfigError(f"{name} is not set; add {name}=VALUE to the command.")
+    return found
+
+
+def _replace(names: Mapping[str, str], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _replace(names, v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replace(names, v) for v in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _overrides(settings: Tree, prefix: str = "") -> list[str]:
+    """Return settings as `key=value` words; JSON is YAML."""
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and not key.endswith("_mix"):
+            words += _overrides(dict(value), f"{prefix}{key}.")
+        else:
+            spelled = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"{prefix}{key}={spelled}")
+    return words

@@ -1,0 +1,212 @@
+"""Run a study: refuse and price everything first, then start the stages, then say what came out.
+
+Stages run as processes, one after another; consecutive steps of one stage share a process, which
+saves importing torch for each. This module knows of their work only what the plan says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch import manifest as manifests
+from launch.config import Tree, load_tree
+from launch.errors import ConfigError, StoppedError
+from launch.manifest import RUN_LOG
+from launch.plan import Plan, make_plan
+
+
+def study(
+    files: Sequence[str | Path],
+    overrides: Sequence[str],
+    *,
+    out: Path | None = None,
+    is_dry: bool = False,
+) -> int:
+    """Plan, price, check and run a study; running it again resumes it.
+
+    Args:
+        files: Study YAML files, merged in order.
+        overrides: `key=value` settings of the study, for example `seeds=4`.
+        out: Folder of the study; its artifacts then lie under it. By default the study lies in
+            `runs/studies/NAME` and shares the artifacts in `runs/store` with other studies.
+        is_dry: Stop after the plan and the check of every step's settings.
+
+    Returns:
+        The exit code.
+    """
+    tree = load_tree(files, overrides)
+    name = str(tree.get("name", "study"))
+    store = Path(tree.get("store", "runs/store")) if out is None else out / "store"
+    folder = Path("runs/studies") / name if out is None else out
+    plan = make_plan(tree, store=store)
+    _check_settings(plan)
+    _print_plan(plan)
+    if is_dry:
+        return 0
+    _refuse_small_disk(plan, store)
+    _write_index(plan, folder, tree)
+    _run_all(plan)
+    _write_links(plan, folder)
+    if plan.show is not None:
+        print("\n" + plan.show.read_text())
+    return 0
+
+
+def _check_settings(plan: Plan) -> None:
+    """Let every stage refuse wrong settings of any of its steps before the first one runs."""
+    for stage in dict.fromkeys(i.words[0] for i in plan.instances):
+        lines = "".join(
+            json.dumps(i.words[1:]) + "\n" for i in plan.instances if i.words[0] == stage
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", stage, "check"], input=lines, text=True, stderr=subprocess.PIPE
+        )
+        if done.returncode:
+            message = done.stderr.strip()
+            raise ConfigError(message.partition(": ")[2] or message)
+
+
+def _past_costs(store: Path) -> dict[str, tuple[float, float]]:
+    """Return cost key -> (minutes, GiB) of what this store already holds."""
+    found = {}
+    for path in sorted(store.glob("*/" + RUN_LOG)):
+        events = [json.loads(line) for line in path.read_text().splitlines() if line]
+        ends = [e for e in events if e.get("event") == "finished"]
+        keys = [e for e in events if e.get("event") == "step"]
+        if ends and keys:
+            found[keys[-1]["cost_key"]] = (ends[-1]["seconds"] / 60, ends[-1]["bytes"] / 2**30)
+    return found
+
+
+def _priced(plan: Plan) -> dict[str, tuple[float, float]]:
+    """Return instance name -> (minutes, GiB): measured here before, else as the study states."""
+    past = _past_costs(plan.instances[0].folder.parent)
+    return {i.name: past.get(i.cost_key, (i.minutes, i.gib)) for i in plan.instances}
+
+
+def _print_plan(plan: Plan) -> None:
+    prices = _priced(plan)
+    left = {i.name for i in plan.to_do()}
+    print(f"study {plan.name}: {len(plan.instances)} steps, {len(left)} to do")
+    for step in dict.fromkeys(i.step for i in plan.instances):
+        group = [i for i in plan.instances if i.step == step]
+        todo = [i for i in group if i.name in left]
+        minutes = sum(prices[i.name][0] for i in todo)
+        gib = sum(prices[i.name][1] for i in todo)
+        state = f"{minutes:6.1f} min  {gib:5.2f} GiB" if todo else "complete"
+        print(f"  {step:<16} x{len(group):<3} {' '.join(group[0].words[:2]):<18} {state}")
+    minutes = sum(prices[n][0] for n in left)
+    gib = sum(prices[n][1] for n in left)
+    print(f"  predicted: {minutes:.0f} min and {gib:.2f} GiB", flush=True)
+
+
+def _refuse_small_disk(plan: Plan, store: Path) -> None:
+    prices = _priced(plan)
+    need = sum(prices[i.name][1] for i in plan.to_do())
+    free = manifests.free_gib(store)
+    if need > free:
+        raise ConfigError(
+            f"{store}: the study needs about {need:.1f} GiB and {free:.1f} GiB are free. "
+            "Free some space, or give --out on another disk."
+        )
+
+
+def _write_index(plan: Plan, folder: Path, tree: Tree) -> None:
+    """Write which folder holds which step, for `verify`, `trace` and people."""
+    steps = {i.name: os.path.relpath(i.folder, folder) for i in plan.instances}
+    manifests.write_json(folder / "plan.json", {"name": plan.name, "steps": steps})
+    import yaml
+
+    text = yaml.safe_dump(tree, sort_keys=False)
+    manifests.write_bytes(folder / "study.yaml", text.encode())
+
+
+def _run_all(plan: Plan) -> None:
+    todo = plan.to_do()
+    prices = _priced(plan)
+    left = sum(prices[i.name][0] for i in todo)
+    stage: Stage | None = None
+    try:
+        for number, instance in enumerate(todo, start=1):
+            minutes = prices[instance.name][0]
+            print(
+                f"\n[{number}/{len(todo)}] {instance.name}  predicted {minutes:.1f} min, "
+                f"{left:.0f} min to the end",
+                flush=True,
+            )
+            if stage is None or stage.name != instance.words[0]:
+                if stage is not None:
+                    stage.close()
+                stage = Stage(instance.words[0])
+            code = stage.run(instance.words[1:])
+            if code or not manifests.is_complete(instance.folder):
+                raise StoppedError(
+                    f"{instance.name} failed with exit code {code}; its message stands above. What "
+                    "was complete is kept. To repeat this step alone:\n  python -m "
+                    + shlex.join(instance.words)
+                )
+            with (instance.folder / RUN_LOG).open("a") as file:
+                file.write(json.dumps({"event": "step", "cost_key": instance.cost_key}) + "\n")
+            left -= minutes
+    finally:
+        if stage is not None:
+            stage.close()
+
+
+class Stage:
+    """A process of one stage that runs verbs one after another and answers with exit codes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._answers, theirs = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", name, "sequence", str(theirs)],
+            stdin=subprocess.PIPE,
+            pass_fds=[theirs],
+            text=True,
+            preexec_fn=_die_with_parent,
+        )
+        os.close(theirs)
+
+    def run(self, words: Sequence[str]) -> int:
+        """Run one verb; return its exit code, or the process's own if it died."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(list(words)) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return self._process.wait() or 1
+        answer = os.read(self._answers, 16)
+        return int(answer) if answer else (self._process.wait() or 1)
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+        os.close(self._answers)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to stop this child when the study is killed, so that no orphan keeps a lock."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _write_links(plan: Plan, folder: Path) -> None:
+    """Link each artifact under the study's folder by the name of its step."""
+    for instance in plan.instances:
+        link = folder / instance.name.replace("[", "-").replace(",", "-").rstrip("]")
+        target = os.path.relpath(instance.folder, folder)
+        if not link.is_symlink() or os.readlink(link) != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)

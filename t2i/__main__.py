@@ -1,0 +1,17 @@
+"""Command line of the second stage."""
+
+import sys
+
+from launch.verbs import Verb, main
+
+VERBS = (
+    Verb("autoencoder", "t2i.config:AutoencoderConfig", "t2i.autoencoder:fit"),
+    Verb("text-encoder", "t2i.config:TextEncoderConfig", "t2i.conditioning:fit"),
+    Verb("encode", "t2i.config:EncodeConfig", "t2i.cache:encode"),
+    Verb("train", "t2i.config:TrainConfig", "t2i.train:train"),
+    Verb("prompts", "t2i.config:PromptsConfig", "t2i.prompts:prompts"),
+    Verb("sample", "t2i.config:SampleConfig", "t2i.sample:sample"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main("t2i", VERBS))

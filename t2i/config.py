@@ -1,0 +1,295 @@
+"""Settings of the t2i verbs. Free of torch, so that `--help` and `--dry-run` are quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from launch.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Fit a small AutoencoderKL on the training pictures."""
+
+    images: Path
+    """Images artifact; the training split fits, the test split measures."""
+
+    image_size: int = 32
+    """Pixels a side; pictures are centre-cropped and resized."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64, 64])
+    """Channels of each level; every level but the last halves the side."""
+
+    layers_per_block: int = 1
+    """Residual blocks per level."""
+
+    latent_channels: int = 4
+    """Channels of the latents."""
+
+    kl_weight: float = 1e-4
+    """Weight of the Kullback-Leibler term, per latent value."""
+
+    samples: int
+    """Pictures seen in training."""
+
+    batch_size: int = 64
+    """Pictures per step."""
+
+    lr: float = 2e-3
+    """Peak learning rate."""
+
+    seed: int = 0
+    """Seed of initial weights and draws."""
+
+    checkpoint_samples: int = 6400
+    """Pictures between exact checkpoints."""
+
+    threads: int = 2
+    """CPU threads; part of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig:
+    """Fit the embedded default's own small T5 by T5's own objective, span corruption."""
+
+    texts: list[Path]
+    """Captions artifacts whose texts are learned, equal tokens per kind."""
+
+    kinds: list[str]
+    """Kinds of text read from them."""
+
+    width: int = 128
+    """Model width."""
+
+    num_layers: int = 3
+    """Encoder layers."""
+
+    num_heads: int = 4
+    """Attention heads."""
+
+    vocab_size: int = 512
+    """Size of the trained vocabulary (an upper bound)."""
+
+    max_tokens: int = 96
+    """Longest text in tokens."""
+
+    samples: int
+    """Texts seen in training."""
+
+    batch_size: int = 128
+    """Texts per step."""
+
+    lr: float = 2e-3
+    """Peak learning rate."""
+
+    seed: int = 0
+    """Seed of initial weights and draws."""
+
+    checkpoint_samples: int = 12_800
+    """Texts between exact checkpoints."""
+
+    threads: int = 2
+    """CPU threads; part of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Cache latents once per picture, or text states once per distinct caption."""
+
+    images: Path
+    """Images artifact; its training split is encoded."""
+
+    autoencoder: Path | None = None
+    """Autoencoder artifact, folder or hub id: latents are cached."""
+
+    text_encoder: Path | None = None
+    """Text encoder artifact, folder or hub id: text states are cached."""
+
+    captions: list[Path] = field(default_factory=list)
+    """Captions artifacts whose texts are encoded, besides the alt texts."""
+
+    image_size: int = 32
+    """Pixels a side; pictures are centre-cropped and resized."""
+
+    max_tokens: int = 96
+    """Longer texts are truncated, and counted."""
+
+    precision: Literal["float32", "float16"] = "float16"
+    """Stored precision of text states; latents are float32."""
+
+    batch_size: int = 64
+    """Rows per step; a multiple of 8."""
+
+    threads: int = 2
+    """CPU threads; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        if (self.autoencoder is None) == (self.text_encoder is None):
+            raise ConfigError("encode: give exactly one of autoencoder= and text_encoder=")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train one text-conditioned latent diffusion model: one arm, one seed."""
+
+    images: Path
+    """Images artifact."""
+
+    captions: list[Path] = field(default_factory=list)
+    """Captions artifacts that hold the kinds of the mix."""
+
+    latents: Path
+    """Latents artifact."""
+
+    text_states: Path
+    """Text states artifact that covers every caption used."""
+
+    arm: str
+    """Name of the arm; cannot change a number."""
+
+    caption_mix: dict[str, float]
+    """Kind -> probability, summing to 1."""
+
+    required_kinds: list[str]
+    """Pictures without an accepted caption of each of these are left out and counted."""
+
+    size: Literal["tiny", "small", "base", "paper"] = "tiny"
+    """Denoiser size by name."""
+
+    objective: Literal["flow", "noise", "velocity"] = "flow"
+    """Rectified flow, noise prediction or v-prediction."""
+
+    samples: int
+    """Pictures seen in training."""
+
+    batch_size: int = 64
+    """Pictures per step over all processes; a multiple of 8."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+
+    warmup_samples: int = 3200
+    """Pictures over which the rate rises from zero; afterwards it falls as a cosine."""
+
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+
+    ema_decay: float = 0.995
+    """Share of the old weight average kept at each step."""
+
+    text_dropout: float = 0.1
+    """Share of samples trained without text, for guidance."""
+
+    snapshots: int = 4
+    """Evenly spaced averaged weights kept for curves; the last is the model."""
+
+    checkpoint_samples: int = 6400
+    """Pictures between exact checkpoints."""
+
+    log_samples: int = 1280
+    """Pictures between log lines."""
+
+    seed: int = 0
+    """Seed of initial weights, order, noise, timesteps, dropout and caption draws."""
+
+    threads: int = 2
+    """CPU threads; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        total = sum(self.caption_mix.values())
+        if abs(total - 1) > 1e-6 or any(p < 0 for p in self.caption_mix.values()):
+            raise ConfigError(
+                f"caption_mix must hold probabilities that sum to 1, got {dict(self.caption_mix)} "
+                f"(sum {total:g})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """Build a prompt table of held-out pictures in several styles."""
+
+    images: Path
+    """Images artifact."""
+
+    captions: list[Path]
+    """Captions artifacts that hold the styles."""
+
+    styles: list[str]
+    """Styles (caption kinds, or alt); rows of one picture share a `pair_id`."""
+
+    split: str = "test"
+    """Split that the pictures come from."""
+
+    num_pairs: int | None = None
+    """How many pictures, chosen by key so that smaller choices nest; None takes all."""
+
+    seed: int = 0
+    """Seed of the choice."""
+
+    def __post_init__(self) -> None:
+        if self.num_pairs is not None and self.num_pairs < 1:
+            raise ConfigError(f"num_pairs must be at least 1, got {self.num_pairs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Write the images that a model generates for a prompt table."""
+
+    model: Path
+    """Model artifact."""
+
+    prompts: Path
+    """Prompts artifact."""
+
+    styles: list[str] = field(default_factory=list)
+    """Prompt styles; empty takes all."""
+
+    solver: Literal["flow-euler", "ddim", "dpm-solver++"] | None = None
+    """Solver; None takes the one saved with the model."""
+
+    num_steps: int = 12
+    """Solver steps, each one evaluation of the denoiser."""
+
+    guidance_scale: float = 3.0
+    """Classifier-free guidance weight; 1 means off."""
+
+    seeds_per_prompt: int = 1
+    """Images per prompt; noise is keyed by (seed, pair_id), so arms and styles share it."""
+
+    curve_styles: list[str] = field(default_factory=list)
+    """Styles also sampled from the earlier snapshots, for curves over training."""
+
+    curve_pairs: int = 128
+    """Pairs sampled from the earlier snapshots."""
+
+    batch_size: int = 64
+    """Images per step; a multiple of 8, part of the recipe."""
+
+    images_per_shard: int = 512
+    """Images in one shard, which is also the unit of work; rounded up to whole batches."""
+
+    seed: int = 0
+    """Seed of the noise; further images of a prompt count upwards from it."""
+
+    num_workers: int = 1
+    """Worker processes; cannot change a byte of the result."""
+
+    threads: int = 2
+    """CPU threads of each worker; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 8 or self.batch_size % 8:
+            raise ConfigError(f"batch_size must be a multiple of 8, got {self.batch_size}")
+        for name in ("num_steps", "seeds_per_prompt", "images_per_shard", "num_workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.curve_pairs < 0 or self.seed < 0:
+            raise ConfigError(
+                "curve_pairs and seed must not be negative, got "
+                f"{self.curve_pairs} and {self.seed}"
+            )

@@ -1,0 +1,109 @@
+"""Configuration: files, overrides, refusals by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from launch import config
+from launch.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Inner settings."""
+
+    width: int = 4
+    """Width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """Outer settings."""
+
+    samples: int
+    """Samples seen."""
+
+    rate: float = 0.5
+    """Rate."""
+
+    data: Path | None = None
+    """Data."""
+
+    caption_mix: dict[str, float] = field(default_factory=dict)
+    """Mix."""
+
+    inner: Inner = field(default_factory=Inner)
+    """Inner."""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_overrides_win_over_files_and_later_files_over_earlier(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.yaml", "samples: 1\nrate: 1\ninner: {width: 8}\n")
+    two = write(tmp_path / "two.yaml", "rate: 2\n")
+    loaded = config.load(Outer, [one, two], ["samples=3"])
+    assert (loaded.samples, loaded.rate, loaded.inner.width) == (3, 2.0, 8)
+
+
+def test_a_caption_mix_is_replaced_and_never_merged(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.yaml", "samples: 1\ncaption_mix: {alt: 1.0}\n")
+    loaded = config.load(Outer, [one], ["caption_mix={ssc: 0.95, dsc: 0.05}"])
+    assert loaded.caption_mix == {"ssc": 0.95, "dsc": 0.05}
+
+
+def test_a_file_stands_on_the_one_it_extends(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "samples: 1\ninner: {width: 8}\n")
+    top = write(tmp_path / "top.yaml", "extends: base.yaml\nsamples: 2\n")
+    loaded = config.load(Outer, [top], [])
+    assert (loaded.samples, loaded.inner.width) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["samples=1", "sampels=2"], "Did you mean samples"),
+        ([], "missing configuration key `samples`"),
+        (["samples=many"], "samples must be int"),
+        (["samples=1", "inner.widht=2"], "`inner.widht`"),
+        (["samples=1", "inner=3"], "inner must be"),
+        (["samples"], "key=value"),
+        (["samples=true"], "samples must be int"),
+    ],
+)
+def test_what_is_wrong_is_named(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match="(?s)" + said.replace("(", r"\(")):
+        config.load(Outer, [], words)
+
+
+def test_a_rate_written_as_yaml_1_1_text_is_a_number() -> None:
+    assert config.load(Outer, [], ["samples=1", "rate=1e-3"]).rate == 1e-3
+
+
+def test_paths_stay_out_of_a_recipe() -> None:
+    loaded = config.load(Outer, [], ["samples=1", "data=/somewhere"])
+    assert "data" not in config.without_paths(loaded)
+    assert config.to_plain(loaded)["data"] == "/somewhere"
+
+
+def test_every_key_is_described_with_its_docstring() -> None:
+    rows = config.describe(Outer)
+    assert ("inner.width", "int", "4", "Width.") in rows
+    assert rows[0] == ("samples", "int", "required", "Samples seen.")
+
+
+def test_differences_name_each_changed_key() -> None:
+    old, new = {"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": 4}
+    assert config.differences(old, new) == ["b.c: 2 -> 3", "d: '(absent)' -> 4"]
+
+
+def test_every_shipped_yaml_is_readable() -> None:
+    files = sorted(config.shipped_configs().rglob("*.yaml"))
+    assert files
+    for file in files:
+        assert isinstance(config.read_yaml(file), dict)

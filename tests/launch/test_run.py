@@ -1,0 +1,190 @@
+"""Runs and studies as real processes: resumed, refused, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.config import load_tree
+from launch.errors import ConfigError
+from launch.plan import make_plan
+
+HERE = Path(__file__).parent
+ENV = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent.parent}"}
+
+
+def call(*words: str, module: str = "stage_for_tests") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], capture_output=True, text=True, env=ENV
+    )
+
+
+def test_a_run_is_complete_once_and_then_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "n"
+    assert call("count", "--out", str(out), "upto=3").returncode == 0
+    before = (out / "manifest.json").read_bytes()
+    again = call("count", "--out", str(out), "upto=3")
+    assert again.returncode == 0
+    assert "is complete" in again.stdout
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_changed_key_stops_with_the_difference_shown(tmp_path: Path) -> None:
+    out = tmp_path / "n"
+    call("count", "--out", str(out), "upto=3")
+    changed = call("count", "--out", str(out), "upto=4")
+    assert changed.returncode == 2
+    assert "recipe.upto: 3 -> 4" in changed.stderr
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    done = call("count", "--out", str(tmp_path / "n"), "--dry-run", "upto=3")
+    assert done.returncode == 0
+    assert "numbers: 3" in done.stdout
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    refused = call("count", "--out", str(tmp_path), "upto=3")
+    assert refused.returncode == 2
+    assert "did not begin" in refused.stderr
+
+
+def test_a_second_process_in_one_folder_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "n"
+    words = [sys.executable, "-m", "stage_for_tests", "count", "--out", str(out), "upto=50"]
+    with subprocess.Popen(words + ["pause_s=0.2"], env=ENV, stdout=subprocess.DEVNULL) as first:
+        while not (out / "0.txt").exists():
+            time.sleep(0.02)
+        second = call("count", "--out", str(out), "upto=50", "pause_s=0.2")
+        first.kill()
+    assert second.returncode == 2
+    assert "another process" in second.stderr
+
+
+def test_help_names_every_key_and_loads_no_torch() -> None:
+    shown = call("count", "--help").stdout
+    assert "upto" in shown
+    assert "Seconds before each number." in shown
+    for stage in ("recap", "t2i", "eval"):
+        code = (
+            "import sys, runpy; sys.argv = ['x', '--help']\n"
+            f"try: runpy.run_module('{stage}', run_name='__main__')\n"
+            "except SystemExit: pass\n"
+            "assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
+        assert done.returncode == 0, done.stderr
+
+
+STUDY = """
+name: counting
+kinds: [alt, dsc]
+arms:
+  real: {caption_mix: {alt: 1.0}}
+  dsc: {caption_mix: {dsc: 0.95, alt: 0.05}}
+seeds: 2
+steps:
+  first:
+    run: stage_for_tests count
+    set: {upto: 2}
+  work:
+    run: stage_for_tests count
+    foreach: [arm, seed]
+    set: {upto: 3, pause_s: 0.05, reads: [<first>], caption_mix: <arm.caption_mix>}
+  last:
+    run: stage_for_tests count
+    set: {upto: 1, reads: [<work.*>]}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_steps_repeat_for_each_arm_and_seed_and_name_their_inputs(study: Path) -> None:
+    plan = make_plan(load_tree([study], []), store=Path("store"))
+    assert [i.name for i in plan.instances] == [
+        "first",
+        *(f"work[{a},{s}]" for a in ("real", "dsc") for s in (0, 1)),
+        "last",
+    ]
+    last = plan.instances[-1].words[-1]
+    assert all(str(i.folder) in last for i in plan.instances[1:-1])
+
+
+def test_what_studies_share_has_one_folder(study: Path) -> None:
+    one = make_plan(load_tree([study], []), store=Path("s"))
+    two = make_plan(load_tree([study], ["seeds=3", "name=other"]), store=Path("s"))
+    shared = {i.folder for i in one.instances} & {i.folder for i in two.instances}
+    assert len(shared) == len(one.instances) - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("arms.dsc.lr=2", "arms.dsc.lr"),
+        ("arms.dsc.caption_mix={tags: 1.0}", "captions of kind alt, dsc"),
+        ("steps.last.set.reads=[<nothing>]", "<nothing> is no step"),
+        ("steps.first.set.reads=[<last>]", "circle"),
+        ("steps.first.runs=x", "'runs'"),
+        ("steps.work.foreach=[colour]", "'colour'"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_by_name(
+    study: Path, change: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_plan(load_tree([study], [change]), store=Path("store"))
+
+
+def test_wrong_settings_of_the_last_step_stop_a_study_before_its_first(
+    study: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["study", "--config", str(study), "--out", str(out)]
+    for change in ("arms.dsc.caption_mix={dsc: 0.5}", "steps.last.set.wrong=1"):
+        refused = call(*words, change, module="launch")
+        assert refused.returncode == 2, refused.stderr
+        assert not out.exists()
+
+
+def payload(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("manifest.json")):
+        found[str(path.parent.relative_to(folder))] = json.loads(path.read_text())["digest"]
+    return found
+
+
+def test_a_study_killed_again_and_again_ends_as_one_that_was_not(
+    study: Path, tmp_path: Path
+) -> None:
+    words = ["study", "--config", str(study), "--out"]
+    done = call(*words, str(tmp_path / "calm"), module="launch")
+    assert done.returncode == 0, done.stderr
+    for wait in (0.4, 0.7, 1.0):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch", *words, str(tmp_path / "killed")],
+            env=ENV,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(wait)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(0.1)
+    assert call(*words, str(tmp_path / "killed"), module="launch").returncode == 0
+    assert payload(tmp_path / "killed") == payload(tmp_path / "calm")
+    assert len(payload(tmp_path / "calm")) == 6
