@@ -308,7 +308,8 @@ def _restore_optimizer(
         # load_state_dict would also change the precision of the others.
         is_host = key == "step" and not (group.get("capturable") or group.get("fused"))
         device = torch.device("cpu") if is_host else parameter.device
-        optimizer.state[parameter][key] = _like(parameter, tensor.to(device, copy=True))
+        whole = _like(parameter, tensor.to(device))
+        optimizer.state[parameter][key] = _laid_out(whole, parameter.detach())
 
 
 def _optimizer_state(
@@ -355,6 +356,16 @@ def _like(pattern: Tensor, tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, mesh, pattern.placements)
+
+
+def _laid_out(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """Copy a tensor into the memory order of `pattern`, as the optimizer itself made it.
+
+    With another order (channels last, say) kernels take other paths, which may round differently.
+    """
+    if tensor.shape != pattern.shape:
+        return tensor.clone()
+    return torch.empty_like(pattern, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _copy(target: Tensor, source: Tensor, *, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 
 STAGES = ("recap", "t2i", "eval", "launch")
@@ -21,4 +21,4 @@ def main() -> int:
         )
         return 2
     # A fresh interpreter: `eval` must be imported as a package, never over the builtin's name.
-    os.execv(sys.executable, [sys.executable, "-m", *words])  # noqa: RET503 - never returns
+    return subprocess.call([sys.executable, "-m", *words])

@@ -45,7 +45,7 @@ _CHUNK = 1 << 13
 
 
 def philox4x32(
-    counter: UInt32[np.ndarray, "N 4"], key: UInt32[np.ndarray, "2"]
+    counter: UInt32[np.ndarray, "N 4"], key: UInt32[np.ndarray, " 2"]
 ) -> UInt32[np.ndarray, "N 4"]:
     """Turn each counter into four random words."""
     columns = [np.ascontiguousarray(counter[:, i], dtype=np.uint64) for i in range(4)]
@@ -77,12 +77,12 @@ def _key_words(seed: int, stream: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def stream_key(seed: int, stream: str) -> UInt32[np.ndarray, "2"]:
+def stream_key(seed: int, stream: str) -> UInt32[np.ndarray, " 2"]:
     """Derive the key of one purpose under one seed."""
     return np.array(_key_words(seed, stream), dtype=np.uint32)
 
 
-def words(sample_ids: Sequence[str]) -> UInt64[np.ndarray, "N"]:
+def words(sample_ids: Sequence[str]) -> UInt64[np.ndarray, " N"]:
     """Read the first 64 bits of each sample_id.
 
     Raises:
@@ -106,8 +106,8 @@ def words(sample_ids: Sequence[str]) -> UInt64[np.ndarray, "N"]:
 
 
 def uniform(
-    seed: int, stream: str, *, epoch: Epoch, ids: UInt64[np.ndarray, "N"], count: int = 1
-) -> Float[np.ndarray, "N"] | Float[np.ndarray, "N K"]:
+    seed: int, stream: str, *, epoch: Epoch, ids: UInt64[np.ndarray, " N"], count: int = 1
+) -> Float[np.ndarray, " N"] | Float[np.ndarray, "N K"]:
     """Draw float64 numbers in [0, 1) of 53 random bits; [N], or [N, count] if `count` > 1."""
     if count < 1:
         raise InputError(f"keyed: count must be at least 1, got {count}")
@@ -122,7 +122,7 @@ def normal(
     stream: str,
     *,
     epoch: Epoch,
-    ids: UInt64[np.ndarray, "N"],
+    ids: UInt64[np.ndarray, " N"],
     shape: tuple[int, ...],
 ) -> Float32[np.ndarray, "N ..."]:
     """Draw standard normal numbers, [N, *shape].
@@ -150,8 +150,14 @@ def normal(
 
 
 def integers(
-    seed: int, stream: str, *, epoch: Epoch, ids: UInt64[np.ndarray, "N"], high: int, count: int = 1
-) -> Int64[np.ndarray, "N"] | Int64[np.ndarray, "N K"]:
+    seed: int,
+    stream: str,
+    *,
+    epoch: Epoch,
+    ids: UInt64[np.ndarray, " N"],
+    high: int,
+    count: int = 1,
+) -> Int64[np.ndarray, " N"] | Int64[np.ndarray, "N K"]:
     """Draw whole numbers in [0, high); `high` is at most 2**32, which keeps the bias below 2**-21.
 
     [N] if `count` is 1 and else [N, count].
@@ -163,8 +169,8 @@ def integers(
 
 
 def permutation(
-    seed: int, stream: str, *, epoch: Epoch, ids: UInt64[np.ndarray, "N"]
-) -> Int64[np.ndarray, "N"]:
+    seed: int, stream: str, *, epoch: Epoch, ids: UInt64[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
     """Give the row numbers in random order.
 
     `ids[permutation(..., ids=ids)]` is the same sequence however `ids` was ordered, and the

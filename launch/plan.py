@@ -208,8 +208,10 @@ def _instance(
         name = value[1:-1]
         if name in point:
             return point[name]
-        if name.startswith("arm.") and "arm" in point:
-            return _lookup({"arm": arms[point["arm"]]}, name, step)
+        head = name.split(".")[0]
+        if head in point:
+            below = arms[point["arm"]] if head == "arm" else point[head]
+            return _lookup({head: below}, name, step)
         group = made.get(name.removesuffix(".*").split("[")[0])
         if group is None:
             return _lookup(values, name, step)
@@ -225,8 +227,8 @@ def _instance(
     below = _replace({str(f): f.name for f in folders}, settings)
     text = [stage, *verb, load_tree(files, []), below]
     key = digest_bytes(canonical_json(to_plain(text)))
-    label = step + (f"[{','.join(str(v) for v in point.values())}]" if point else "")
-    stem = "-".join([step, *(str(v) for v in point.values()), key[:10]])
+    label = _label(step, point)
+    stem = "-".join([stage, *verb, key[:12]])
     words = [stage, *verb, *(["--config", *map(str, files)] if files else [])]
     return Instance(
         name=label,
@@ -248,11 +250,19 @@ def _chosen(name: str, group: list[Instance], point: Mapping[str, Any]) -> list[
     elif len(group) == 1:
         found = group
     else:  # the instance of the same arm and seed
-        wanted = f"{name}[{','.join(str(v) for v in point.values())}]"
-        found = [i for i in group if i.name == wanted]
+        found = [i for i in group if i.name == _label(name, point)]
     if not found:
         raise ConfigError(f"<{name}> names no run; there are {', '.join(i.name for i in group)}")
     return found
+
+
+def _short(value: Any) -> str:
+    """Return a loop value as a name: the value, or the first one of a mapping."""
+    return str(next(iter(value.values())) if isinstance(value, Mapping) else value)
+
+
+def _label(step: str, point: Mapping[str, Any]) -> str:
+    return step + (f"[{','.join(map(_short, point.values()))}]" if point else "")
 
 
 def _lookup(values: Mapping[str, Any], name: str, step: str) -> Any:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from launch import manifest as manifests
 from launch.config import differences, to_plain, without_paths
 from launch.errors import ConfigError, InputError
 from launch.manifest import RUN_LOG, Input, Manifest
+from launch.parts import LOCKS
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -137,6 +139,8 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         if self.is_main:
             self._take_lock()
+            for left in self.out.rglob(".*.tmp"):  # a killed process's half-written files
+                left.unlink()
             state = {"recipe": self.recipe, "inputs": [[i.role, i.digest] for i in self.inputs]}
             manifests.write_json(self.out / "begun.json", state)
             self._write_config()
@@ -198,6 +202,7 @@ class Run:
         seconds = time.monotonic() - self._began
         self.log("finished", seconds=round(seconds, 1), bytes=done.num_bytes, peak_gib=_peak_gib())
         (self.out / "begun.json").unlink(missing_ok=True)
+        shutil.rmtree(self.out / LOCKS, ignore_errors=True)
         manifests.write_manifest(self.out, done)
         shown = ", ".join(f"{k} {v:,}" for k, v in counts.items())
         lost = ", ".join(f"{k} {v:,}" for k, v in done.rejected.items())

@@ -129,7 +129,8 @@ def _write_index(plan: Plan, folder: Path, tree: Tree) -> None:
 
 
 def _run_all(plan: Plan) -> None:
-    todo = plan.to_do()
+    # Two steps with the same settings share a folder, which is filled once.
+    todo = list({i.folder: i for i in reversed(plan.to_do())}.values())[::-1]
     prices = _priced(plan)
     left = sum(prices[i.name][0] for i in todo)
     stage: Stage | None = None

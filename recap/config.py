@@ -156,6 +156,26 @@ class CaptionerSizeConfig:
     vocab_size: int = 512
     """Size of the trained vocabulary (an upper bound; a small corpus may need less)."""
 
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ConfigError(
+                f"model.width must be a multiple of model.num_heads, got {self.width} and "
+                f"{self.num_heads}"
+            )
+        if self.image_size % self.patch_size:
+            raise ConfigError(
+                f"model.image_size must be a multiple of model.patch_size, got {self.image_size} "
+                f"and {self.patch_size}"
+            )
+        if self.tower == "conv" and (self.patch_size < 2 or self.patch_size & self.patch_size - 1):
+            raise ConfigError(
+                f"model.patch_size must be a power of two for tower conv, got {self.patch_size}"
+            )
+        if self.context_length < 3:
+            raise ConfigError(
+                f"model.context_length must be at least 3, got {self.context_length}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerTrainConfig:
@@ -200,8 +220,21 @@ class CaptionerTrainConfig:
     contrastive_weight: float = 1.0
     """Weight of the contrastive loss (CoCa: 1)."""
 
+    grad_clip: float = 1.0
+    """Norm to which a larger gradient is scaled down."""
+
     ema_decay: float = 0.99
-    """Share of the old weight average kept at each step."""
+    """Share of the old weight average kept at each step; less in the first steps."""
+
+    num_length_groups: int = 4
+    """Shares of a batch, by caption length, that are padded each to its own longest caption."""
+
+    max_left_out_share: float = 0.2
+    """Share of pictures whose caption is empty or longer than the context, above which training is
+    refused."""
+
+    validation_pictures: int = 512
+    """Pictures of the test split on which the finished captioner is measured."""
 
     checkpoint_samples: int = 12_800
     """Pictures between exact checkpoints."""
@@ -214,6 +247,26 @@ class CaptionerTrainConfig:
 
     threads: int = 2
     """CPU threads; part of the recipe because arithmetic depends on it."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"samples must be at least 1, got {self.samples}")
+        if self.batch_size < 8 or self.batch_size % 8:
+            raise ConfigError(f"batch_size must be a multiple of 8, got {self.batch_size}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay:g}")
+        if self.captioning_weight <= 0 or self.contrastive_weight < 0:
+            raise ConfigError(
+                "captioning_weight must be above 0 and contrastive_weight at least 0, got "
+                f"{self.captioning_weight:g} and {self.contrastive_weight:g}"
+            )
+        if not 0 <= self.max_left_out_share <= 1:
+            raise ConfigError(
+                f"max_left_out_share must lie in [0, 1], got {self.max_left_out_share:g}"
+            )
+        small = {"checkpoint_samples", "log_samples", "num_length_groups", "threads"}
+        for name in sorted(name for name in small if getattr(self, name) < 1):
+            raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +283,15 @@ class DecodeConfig:
     """Nucleus kept when sampling."""
 
     max_tokens: int = 96
-    """Longest caption in tokens."""
+    """Longest caption in tokens, the end token included; the captioner's context bounds it too."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"decode.temperature must be above 0, got {self.temperature:g}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"decode.top_p must lie in (0, 1], got {self.top_p:g}")
+        if self.max_tokens < 1:
+            raise ConfigError(f"decode.max_tokens must be at least 1, got {self.max_tokens}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +309,14 @@ class GateConfig:
 
     max_gated_share: float = 0.2
     """Share of gated captions above which the job stops."""
+
+    def __post_init__(self) -> None:
+        if self.max_repeats < 2:
+            raise ConfigError(f"gates.max_repeats must be at least 2, got {self.max_repeats}")
+        if not 0 <= self.max_gated_share <= 1:
+            raise ConfigError(
+                f"gates.max_gated_share must lie in [0, 1], got {self.max_gated_share:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,3 +349,7 @@ class CaptionConfig:
 
     threads: int = 2
     """CPU threads; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 8 or self.batch_size % 8:
+            raise ConfigError(f"batch_size must be a multiple of 8, got {self.batch_size}")

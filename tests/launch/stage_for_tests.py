@@ -26,6 +26,9 @@ class CountConfig:
     caption_mix: dict[str, float] = field(default_factory=dict)
     """Probabilities."""
 
+    seed: int = 0
+    """Seed."""
+
     pause_s: float = 0.0
     """Seconds before each number."""
 

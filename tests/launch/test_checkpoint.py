@@ -122,7 +122,9 @@ class Script:
         # Of the lines that the script says, the pipe holds all of a short run.
         self.heard, said = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["launch.checkpoint"])
+        context.set_forkserver_preload(
+            ["launch.checkpoint", "torch._dynamo", "torch.distributed.fsdp"]
+        )
         names |= {"__name__": "script", "said": said}
         self.process = context.Process(target=exec, args=(script, names))
         self.process.start()
@@ -215,6 +217,30 @@ def test_low_precision_weights_and_states_stay_what_they_are(tmp_path: Path) -> 
     assert_equal(training_tensors(model=model, optimizer=optimizer), tensors)
     assert optimizer.state[model.weight]["exp_avg"].dtype == torch.bfloat16
     assert optimizer.state[model.weight]["step"].dtype == torch.float32
+
+
+def test_the_memory_order_of_states_is_restored(tmp_path: Path) -> None:
+    def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model(torch.linspace(-1, 1, 3 * 64).reshape(1, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    old, new = build(), build()
+    step(*old)
+    Checkpoints(tmp_path).save(1, training_tensors(model=old[0], optimizer=old[1]), {})
+    found = Checkpoints(tmp_path).latest()
+    assert found is not None
+    restore(found, model=new[0], optimizer=new[1])
+    for key, value in old[1].state[old[0].weight].items():
+        assert new[1].state[new[0].weight][key].stride() == value.stride(), key
+    step(*old)
+    step(*new)
+    assert torch.equal(new[0].weight, old[0].weight)
 
 
 def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:

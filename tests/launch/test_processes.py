@@ -21,7 +21,11 @@ RECIPES = sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))
 
 TWO = """
 import torch
-from launch.processes import accelerator, rank, world_size
+from launch.processes import accelerator, rank, set_threads, world_size
+set_threads(2)
+print(torch.get_num_threads())
+set_threads(1)
+print(torch.get_num_threads(), torch.get_num_interop_threads())
 made = accelerator(cpu=True)
 total = made.reduce(torch.tensor([rank() + 1.0]), reduction="sum")
 print(rank(), world_size(), made.num_processes, total.item(), flush=True)
@@ -71,21 +75,14 @@ def test_asking_for_the_rank_needs_no_torch() -> None:
     assert process.communicate(timeout=60)[0].split() == ["0", "False"]
 
 
-def test_the_asked_threads_are_set_whatever_the_environment_says() -> None:
-    process = python(
-        "import torch; from launch.processes import set_threads\n"
-        "set_threads(2); print(torch.get_num_threads()); set_threads(1)\n"
-        "print(torch.get_num_threads(), torch.get_num_interop_threads())"
-    )
-    assert process.communicate(timeout=60)[0].split() == ["2", "1", "1"]
-
-
 def test_no_threads_are_refused() -> None:
     with pytest.raises(InputError, match="threads"):
         processes.set_threads(0)
 
 
-def test_two_processes_find_each_other() -> None:
+@pytest.fixture(scope="module")
+def answers() -> list[list[str]]:
+    """What each of two launched processes says, by line."""
     port = free_port()
     both = [
         python(
@@ -100,10 +97,17 @@ def test_two_processes_find_each_other() -> None:
         )
         for rank in range(2)
     ]
-    answers = [process.communicate(timeout=120) for process in both]
-    assert [a[0].split() for a in answers] == [["0", "2", "2", "3.0"], ["1", "2", "2", "3.0"]], (
-        answers
-    )
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    return [out.splitlines() for out, _ in said]
+
+
+def test_two_processes_find_each_other(answers: list[list[str]]) -> None:
+    assert [lines[2] for lines in answers] == ["0 2 2 3.0", "1 2 2 3.0"]
+
+
+def test_the_asked_threads_are_set_whatever_the_environment_says(answers: list[list[str]]) -> None:
+    assert [lines[:2] for lines in answers] == [["2", "1 1"]] * 2
 
 
 @pytest.fixture

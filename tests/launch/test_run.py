@@ -99,7 +99,7 @@ steps:
   work:
     run: stage_for_tests count
     foreach: [arm, seed]
-    set: {upto: 3, pause_s: 0.05, reads: [<first>], caption_mix: <arm.caption_mix>}
+    set: {upto: 3, pause_s: 0.05, reads: [<first>], caption_mix: <arm.caption_mix>, seed: <seed>}
   last:
     run: stage_for_tests count
     set: {upto: 1, reads: [<work.*>]}

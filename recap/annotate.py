@@ -1,0 +1,196 @@
+"""Captions from a teacher for a subset of pictures: fine-tuning corpora, prompts, judge's texts.
+
+Two teachers. `claims` writes the embedded world's language from the truth of each picture.
+`texts` takes what people wrote: one text alone is short, all of them joined are descriptive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int64
+
+from launch import keyed
+from launch.errors import ConfigError, InputError
+from launch.parts import pending
+from launch.run import Run
+from recap import artifacts
+from recap.artifacts import CaptionRow, Images
+from recap.claims import Claim
+from recap.config import AnnotateConfig
+
+Rows = Sequence[int] | Int64[np.ndarray, "N"]
+
+CLAIMS_KINDS: Final = ("ssc", "dsc", "human", "truth", "shuffled", "judge")
+"""Kinds that the `claims` teacher writes."""
+TEXTS_KINDS: Final = ("ssc", "dsc", "human", "judge")
+"""Kinds that the `texts` teacher writes."""
+
+
+def annotate(cfg: AnnotateConfig, run: Run) -> None:
+    """Choose pictures, write each kind of caption for them, one part per image shard."""
+    run.input("images", cfg.images, artifact=artifacts.IMAGES)
+    images = artifacts.open_images(cfg.images)
+    rows = choose_rows(images, cfg)
+    _refuse(images, rows, cfg)
+    shards = _by_shard(images, rows)
+    if not run.start(
+        {
+            "pictures": len(rows),
+            "of the split": f"{cfg.split}, {len(_split_rows(images, cfg)):,} pictures",
+            "teacher": cfg.teacher,
+            "kinds": ", ".join(cfg.kinds),
+        }
+    ):
+        return
+
+    partners = _partners(images, rows, cfg) if "shuffled" in cfg.kinds else {}
+    names = [artifacts.caption_part_name(index) for index in range(len(shards))]
+    left = set(pending(run.out, names))
+    with run.progress(len(rows), label="annotate", unit="img") as progress:
+        for name, shard_rows in zip(names, shards, strict=True):
+            if name in left:
+                captions = [
+                    CaptionRow(sample_id=images.sample_ids[row], kind=kind, text=text)
+                    for kind in cfg.kinds
+                    for row, text in zip(
+                        shard_rows, _write(kind, images, shard_rows, partners, cfg), strict=True
+                    )
+                ]
+                artifacts.write_caption_part(run.out / name, captions)
+            progress.advance(len(shard_rows))
+    run.finish(
+        artifact=artifacts.CAPTIONS,
+        version=artifacts.VERSION,
+        counts={
+            "rows_in": len(rows) * len(cfg.kinds),
+            "rows_out": len(rows) * len(cfg.kinds),
+            "pictures": len(rows),
+        },
+        parts=names,
+    )
+
+
+def _split_rows(images: Images, cfg: AnnotateConfig) -> Int64[np.ndarray, "N"]:
+    return images.rows(None if cfg.split == "all" else cfg.split)
+
+
+def choose_rows(images: Images, cfg: AnnotateConfig) -> Int64[np.ndarray, "N"]:
+    """Choose the pictures to annotate, ascending; a smaller choice is part of a larger one.
+
+    Raises:
+        InputError: The split has fewer pictures than are asked for.
+    """
+    rows = _split_rows(images, cfg)
+    if cfg.num_pictures is None:
+        return rows
+    if cfg.num_pictures > len(rows):
+        raise InputError(
+            f"{cfg.images}: split {cfg.split} has {len(rows):,} pictures, num_pictures asks for "
+            f"{cfg.num_pictures:,}. Ask for fewer, or leave it out to take all."
+        )
+    sample_ids = [images.sample_ids[row] for row in rows]
+    order = keyed.permutation(cfg.seed, "annotate.choice", epoch=0, ids=keyed.words(sample_ids))
+    return np.sort(rows[order[: cfg.num_pictures]])
+
+
+def _refuse(images: Images, rows: Int64[np.ndarray, "N"], cfg: AnnotateConfig) -> None:
+    """Refuse kinds that the teacher cannot write and pictures that it knows nothing of."""
+    known = CLAIMS_KINDS if cfg.teacher == "claims" else TEXTS_KINDS
+    wrong = [kind for kind in cfg.kinds if kind not in known]
+    if wrong or not cfg.kinds or len(set(cfg.kinds)) < len(cfg.kinds):
+        raise ConfigError(
+            f"kinds: teacher {cfg.teacher} writes {', '.join(known)}, each at most once; got "
+            f"{cfg.kinds}."
+        )
+    if not len(rows):
+        raise InputError(f"{cfg.images}: split {cfg.split} has no pictures.")
+    if "shuffled" in cfg.kinds and len(rows) < 2:
+        raise InputError(f"{cfg.images}: shuffled captions need at least two pictures.")
+    told = images.claims if cfg.teacher == "claims" else images.texts
+    silent = [row for row in rows if not told[row]]
+    if silent:
+        what = "claims" if cfg.teacher == "claims" else "further texts"
+        raise InputError(
+            f"{cfg.images}: {len(silent):,} of {len(rows):,} pictures have no {what}, first "
+            f"{images.sample_ids[silent[0]]}; teacher {cfg.teacher} needs them. Choose another "
+            "teacher, or ingest a source that has them."
+        )
+
+
+def _by_shard(images: Images, rows: Int64[np.ndarray, "N"]) -> list[Int64[np.ndarray, "_"]]:
+    return [np.intersect1d(images.shard_rows(shard), rows) for shard in images.shards]
+
+
+def _write(
+    kind: str,
+    images: Images,
+    rows: Int64[np.ndarray, "N"],
+    partners: Mapping[int, int],
+    cfg: AnnotateConfig,
+) -> list[str]:
+    """Write one kind of caption for some rows."""
+    if cfg.teacher == "texts":
+        return _from_texts(kind, images, rows, seed=cfg.seed)
+    # A shuffled text is the very text that its own picture has as `truth`.
+    of = [partners[int(row)] for row in rows] if kind == "shuffled" else rows
+    return _from_claims("truth" if kind == "shuffled" else kind, images, of, seed=cfg.seed)
+
+
+def _from_claims(kind: str, images: Images, rows: Rows, *, seed: int) -> list[str]:
+    from recap.sources.scenes import language
+
+    truths: list[list[Claim]] = [images.claims[row] or [] for row in rows]
+    sample_ids = [images.sample_ids[row] for row in rows]
+    style = next(style for style in language.STYLES if style == kind)
+    return language.write_all(truths, style, sample_ids=sample_ids, seed=seed)
+
+
+def _from_texts(kind: str, images: Images, rows: Rows, *, seed: int) -> list[str]:
+    u = keyed.uniform(
+        seed, f"text.{kind}", epoch=0, ids=keyed.words([images.sample_ids[row] for row in rows])
+    )
+    choose: Callable[[list[str], float], str]
+    match kind:
+        case "ssc":
+            choose = lambda texts, _: tidy(texts[0])  # noqa: E731
+        case "dsc":
+            choose = lambda texts, _: " ".join(map(tidy, texts))  # noqa: E731
+        case "human":
+            choose = lambda texts, _: tidy(texts[-1])  # noqa: E731
+        case "judge":
+            choose = lambda texts, u: tidy(texts[int(u * len(texts))])  # noqa: E731
+        case _:
+            raise AssertionError(kind)
+    return [choose(images.texts[row] or [], number) for row, number in zip(rows, u, strict=True)]
+
+
+def tidy(text: str) -> str:
+    """Give a person's text as a sentence: single spaces, a capital, one full stop and no more."""
+    text = " ".join(text.split())
+    for mark in ".,!?;":
+        text = text.replace(f" {mark}", mark)
+    text = text.rstrip(",;: ")
+    if text and text[-1] not in '.!?"':
+        text += "."
+    return text[:1].upper() + text[1:]
+
+
+def _partners(images: Images, rows: Int64[np.ndarray, "N"], cfg: AnnotateConfig) -> dict[int, int]:
+    """Pair each row with another of its split: along a keyed circle, each takes the next one's."""
+    splits = np.array([images.split[row] for row in rows], dtype=object)
+    partners: dict[int, int] = {}
+    for split in artifacts.SPLITS:
+        of_split = rows[splits == split]
+        if len(of_split) == 1:
+            raise InputError(
+                f"{cfg.images}: split {split} has one picture; shuffled captions need another."
+            )
+        if not len(of_split):
+            continue
+        ids = keyed.words([images.sample_ids[row] for row in of_split])
+        circle = of_split[keyed.permutation(cfg.seed, "annotate.shuffled", epoch=0, ids=ids)]
+        partners.update(zip(circle.tolist(), np.roll(circle, -1).tolist(), strict=True))
+    return partners

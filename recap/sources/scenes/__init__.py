@@ -1,0 +1,1 @@
+"""The embedded world: small pictures drawn from a seed, with the truth about each, and texts."""

@@ -1,0 +1,90 @@
+"""One walk through all three stages: a handful of pictures from alt text to a figure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+SMALL = [
+    "sizes.pictures=400",
+    "sizes.annotated=96",
+    "sizes.base_samples=256",
+    "sizes.ssc_samples=256",
+    "sizes.dsc_samples=256",
+    "sizes.autoencoder_samples=128",
+    "sizes.text_encoder_samples=256",
+    "sizes.clip_samples=256",
+    "sizes.recogniser_samples=256",
+    "sizes.train_samples=256",
+    "sizes.snapshots=2",
+    "sizes.pairs=4",
+    "sizes.curve_pairs=2",
+    "sizes.resamples=100",
+]
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study")
+    config = "configs/studies/smoke.yaml"
+    done = call("launch", "study", "--config", config, "--out", str(out), *SMALL)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return out
+
+
+def test_a_caption_is_followed_from_alt_text_to_report(study: Path) -> None:
+    traced = call("launch", "trace", str(study / "report"))
+    assert traced.returncode == 0, traced.stderr
+    for artifact in ("report", "scores", "generations", "model", "captions", "captioner", "images"):
+        assert artifact in traced.stdout
+
+
+def test_the_study_proves_itself(study: Path) -> None:
+    verified = call("launch", "verify", str(study))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_every_model_of_a_seed_saw_the_same_pictures_noise_and_dropout(study: Path) -> None:
+    ledgers = [pq.read_table(p) for p in sorted(study.glob("train-*/ledger.parquet"))]
+    assert len(ledgers) == 3
+    shared = {tuple(t["shared_hash"].to_pylist()) for t in ledgers}
+    captions = {tuple(t["caption_hash"].to_pylist()) for t in ledgers}
+    assert (len(shared), len(captions)) == (1, 3)
+
+
+def test_a_study_that_is_complete_is_left_alone(study: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in study.rglob("manifest.json")}
+    config = "configs/studies/smoke.yaml"
+    again = call("launch", "study", "--config", config, "--out", str(study), *SMALL)
+    assert again.returncode == 0
+    assert "0 to do" in again.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in study.rglob("manifest.json")}
+
+
+def test_a_changed_byte_is_found(study: Path) -> None:
+    index = study / "images" / "index.parquet"
+    data = bytearray(index.read_bytes())
+    data[len(data) // 2] ^= 1
+    try:
+        index.write_bytes(data)
+        verified = call("launch", "verify", str(study))
+        assert verified.returncode == 1
+        assert "index.parquet" in verified.stdout + verified.stderr
+    finally:
+        data[len(data) // 2] ^= 1
+        index.write_bytes(data)
+
+
+def test_report_and_rows_agree_on_the_number_of_pictures(study: Path) -> None:
+    rows = pq.read_table(study / "score" / "scores.parquet")
+    manifest = json.loads((study / "score" / "manifest.json").read_text())
+    assert manifest["counts"]["rows_out"] == rows.num_rows
