@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,26 @@ class ScoreConfig:
     prompts: Path
     """Prompts artifact that the generations were made from."""
 
+    images: Path | None = None
+    """Images artifact of the prompts' pairs; its pictures are scored as a ceiling."""
+
+    autoencoder: Path | None = None
+    """Autoencoder artifact; the pictures through it are scored as the ceiling of its latents."""
+
     scoring_styles: list[str]
     """Styles whose text of the same pair scores every image, besides the prompt itself."""
+
+    clip_model: str | None = None
+    """CLIP that scores: a name in open_clip or a folder in its form; None takes the judge's own."""
+
+    clip_weights: str | None = None
+    """Tag of `clip_model` in open_clip, or a local safetensors file."""
+
+    clip_prefix: str = ""
+    """Put before every scoring text, for example "A photo depicts "."""
+
+    clip_precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the CLIP that scores."""
 
     batch_size: int = 256
     """Rows per step; a multiple of 8, part of the recipe."""

@@ -385,8 +385,14 @@ def _tally(axis: str, said: Claim | None, true: Claim | None) -> Tally:
         return Tally()
     total = Tally()
     for name in _OF_AXIS[axis]:
-        total += _tally_value(getattr(said, name, None), getattr(true, name, None))
+        total += _tally_value(_value(said, name), _value(true, name))
     return total
+
+
+def _value(claim: Claim | None, name: str) -> object:
+    """Give an attribute; to be plain is what goes without saying, so it counts as unsaid."""
+    value = getattr(claim, name, None)
+    return None if value == "plain" else value
 
 
 def _is_background(claim: Claim | None) -> bool:

@@ -172,9 +172,7 @@ class CaptionerSizeConfig:
                 f"model.patch_size must be a power of two for tower conv, got {self.patch_size}"
             )
         if self.context_length < 3:
-            raise ConfigError(
-                f"model.context_length must be at least 3, got {self.context_length}"
-            )
+            raise ConfigError(f"model.context_length must be at least 3, got {self.context_length}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +207,8 @@ class CaptionerTrainConfig:
     """Peak learning rate."""
 
     warmup_samples: int = 2560
-    """Pictures over which the rate rises from zero; afterwards it falls as a cosine."""
+    """Pictures over which the rate rises from zero (at most a quarter of all); afterwards it falls
+    as a cosine."""
 
     weight_decay: float = 0.05
     """AdamW weight decay of matrices."""
@@ -297,6 +296,9 @@ class DecodeConfig:
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Named rules that quarantine a bad caption."""
+
+    rules: list[str] | None = None
+    """Rules that are applied, by name; None applies them all."""
 
     min_words: int = 1
     """Fewer words than this: rule `too_short`."""

@@ -194,7 +194,14 @@ def test_an_invented_group_is_false_in_all_that_it_says() -> None:
     tallies = compare([*TRUTH, SQUARE], TRUTH)
     assert tallies["objects"].false_positive == 1
     assert tallies["number_place"].false_positive == 2
-    assert tallies["colour_size"].false_positive == 3
+    assert tallies["colour_size"].false_positive == 2
+
+
+def test_to_be_plain_goes_without_saying() -> None:
+    plain, unsaid = Claim(object="ring", texture="plain"), Claim(object="ring")
+    striped = Claim(object="ring", texture="striped")
+    assert compare([unsaid], [plain])["colour_size"] == Tally(0, 0, 0)
+    assert compare([unsaid], [striped])["colour_size"] == Tally(0, 0, 1)
 
 
 def test_a_wrong_background_is_a_mistake_of_objects_and_not_of_colour() -> None:

@@ -151,7 +151,9 @@ def test_an_odd_or_tiny_side_is_refused() -> None:
 @pytest.mark.parametrize("style", ["dsc", "truth"])
 def test_a_complete_text_read_back_is_the_truth(style: language.Style) -> None:
     for text, truth in zip(texts(style), truths(), strict=True):
-        assert unordered(read(text)) == unordered(truth), text
+        said = compare(read(text), truth)
+        assert len(read(text)) == len(truth), text
+        assert not any(t.false_positive or t.false_negative for t in said.values()), text
 
 
 @pytest.mark.parametrize("style", ["ssc", "human", "judge"])
@@ -265,12 +267,12 @@ def test_a_chunk_of_the_world_is_the_same_however_the_world_is_cut() -> None:
     assert rows(20) == rows(7)
 
 
-GOLDEN_PIXELS = "d016c827101e3d4b2825bd3ab303ba44"
+GOLDEN_PIXELS = "7a882dc5c442055a84d7596b6da234a4"
 GOLDEN_TEXTS: dict[str, str] = {
     "alt": "buy three discs online",
     "ssc": "The main subject is three large white circles.",
-    "dsc": "There are three large plain white circles and a small plain yellow triangle in the top right corner. The picture has a black background.",
-    "human": "a single solid yellow triangle, three large solid circles with black behind",
-    "truth": "make an image of a group of three big white discs without stripes and a tiny yellow triangle without stripes near the upper right corner, all on black",
-    "judge": "All of it is on a black background. One small plain yellow triangle can be seen in the top right. The picture shows three large plain white circles.",
+    "dsc": "There are three large striped white circles and a small yellow triangle in the top right corner. The picture has a black background.",
+    "human": "a black scene with a single yellow triangle plus three big circles with stripes",
+    "truth": "a group of three big white discs with stripes and a little yellow triangle up in the top right on a black backdrop",
+    "judge": "All of it is on a black background. One small yellow triangle can be seen in the top right. The picture shows three large striped white circles.",
 }

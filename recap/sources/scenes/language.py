@@ -36,6 +36,8 @@ COLOUR_GIVEN: Final = 0.20
 """Share of the other alt texts that give the main subject's colour."""
 SIZE_GIVEN: Final = 0.08
 """Share that gives its size."""
+PLAIN_SAID: Final = 0.1
+"""Share of plain things that are called plain; stripes are always mentioned."""
 TEXTURE_GIVEN: Final = 0.05
 """Share that gives its texture."""
 NUMBER_GIVEN: Final = 0.35
@@ -188,7 +190,7 @@ def _noun_phrase(claim: Claim, voice: _Voice, d: Draws, *, count: int | None = N
         words.append(d.pick(voice.numbers[claim.count]))
     after = ""
     texture = []
-    if claim.texture is not None:
+    if claim.texture == "striped" or (claim.texture is not None and d.chance(PLAIN_SAID)):
         if voice.textures_after and d.chance(0.4):
             after = " " + d.pick(voice.textures_after[claim.texture])
         else:

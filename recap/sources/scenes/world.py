@@ -24,7 +24,6 @@ from recap.claims import (
     OBJECTS,
     QUADRANTS,
     SIZES,
-    TEXTURES,
     Claim,
 )
 
@@ -34,6 +33,8 @@ SIGN_SHARE: Final = 0.15
 """Share of scenes with a sign."""
 TWO_GROUPS_SHARE: Final = 0.6
 """Share of scenes with two groups."""
+STRIPED_SHARE: Final = 0.25
+"""Share of groups with stripes; the others are plain."""
 MAX_OBJECTS: Final = 4
 """Objects and sign together fill at most the four quadrants."""
 
@@ -149,7 +150,7 @@ def _scene(u: Float[np.ndarray, "16"]) -> Scene:
                 kind=name,
                 colour=_pick([c for c in COLOURS if c not in taken], colour),
                 size=_pick(SIZES, size),
-                texture=_pick(TEXTURES, texture),
+                texture="striped" if texture < STRIPED_SHARE else "plain",
                 quadrants=quadrants,
             )
         )

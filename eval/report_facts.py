@@ -1,0 +1,323 @@
+"""Tables of the report on what is no score: captions, instrument, scorer, cost and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval import report_tables as tables
+from eval.artifacts import CaptionsReport, Judge
+from eval.report_provenance import Cost, Stage, cost_of, quality_of
+from eval.report_tables import Table, Value, facts_table, matrix_table, shown_fact
+from eval.stats import Interval, ratio_interval
+from launch.manifest import Manifest
+from recap.artifacts import CAPTIONER
+from recap.claims import AXES
+
+
+def caption_axes(
+    captions: CaptionsReport,
+) -> tuple[list[tuple[str, str, Interval, Interval]], Table]:
+    """Return precision and recall by kind and axis, of un-annotated pictures and of all."""
+    columns = {
+        n: captions.claims[n].to_numpy(zero_copy_only=False) for n in captions.claims.schema.names
+    }
+    axes = [*AXES, "all"]
+    drawn, rows, records = [], [], []
+    for kind in dict.fromkeys(columns["kind"].tolist()):
+        for is_annotated in (False, True):
+            for axis in axes:
+                where = (columns["kind"] == kind) & (columns["annotated"] == is_annotated)
+                if axis != "all":
+                    where &= columns["axis"] == axis
+                if not where.any():
+                    continue
+                picture, code = np.unique(columns["sample_id"][where], return_inverse=True)
+                tp, fp, fn = (
+                    np.bincount(code, weights=columns[n][where]) for n in ("tp", "fp", "fn")
+                )
+                precision, recall = ratio_interval(tp, tp + fp), ratio_interval(tp, tp + fn)
+                if not is_annotated:
+                    drawn.append((kind, axis, precision, recall))
+                group = "annotated" if is_annotated else "not annotated"
+                rows.append(
+                    [
+                        Value(kind), Value(tables.name_of_axis(axis)), Value(group),
+                        _share(precision), _share(recall), Value(f"{len(picture):,}", len(picture)),
+                    ]
+                )  # fmt: skip
+                records.append(
+                    {
+                        "kind": kind, "axis": axis, "annotated": is_annotated,
+                        "precision": precision.estimate, **tables.ends(precision, "precision_"),
+                        "recall": recall.estimate, **tables.ends(recall, "recall_"),
+                        "num_pictures": len(picture),
+                    }
+                )  # fmt: skip
+    table = Table(
+        name="captions",
+        title="Precision and recall of captions",
+        columns=["kind", "axis", "pictures", "precision", "recall", "number"],
+        rows=rows,
+        numeric=frozenset({3, 4, 5}),
+        records=records,
+    )
+    return drawn, table
+
+
+def _share(interval: Interval) -> Value:
+    if not np.isfinite(interval.estimate):
+        return Value(tables.NOTHING, -np.inf)
+    note = f"[{interval.low:.3f}, {interval.high:.3f}]"
+    return Value(f"{interval.estimate:.3f}", interval.estimate, note)
+
+
+def caption_lengths(captions: CaptionsReport) -> Table:
+    """Make the table of caption lengths, of un-annotated pictures where there are such."""
+    columns = {
+        n: captions.lengths[n].to_numpy(zero_copy_only=False) for n in captions.lengths.schema.names
+    }
+    rows, records = [], []
+    for kind in dict.fromkeys(columns["kind"].tolist()):
+        of_kind = columns["kind"] == kind
+        held_out = of_kind & ~columns["annotated"].astype(bool)
+        words = columns["num_words"][held_out if held_out.any() else of_kind]
+        low, middle, high = np.quantile(words, [0.05, 0.5, 0.95])
+        shown = [float(words.mean()), float(low), float(middle), float(high)]
+        rows.append(
+            [
+                Value(kind),
+                *(Value(f"{v:.1f}", v) for v in shown),
+                Value(f"{len(words):,}", len(words)),
+            ]
+        )
+        names = ("mean_words", "words_5_percent", "median_words", "words_95_percent")
+        records.append({"kind": kind, **dict(zip(names, shown, strict=True)), "num": len(words)})
+    return Table(
+        name="lengths",
+        title="Length of captions in words",
+        columns=["kind", "mean", "5%", "median", "95%", "captions"],
+        rows=rows,
+        numeric=frozenset(range(1, 6)),
+        records=records,
+    )
+
+
+def regularities(captions: CaptionsReport) -> Table:
+    """Make the table of what captions of each kind have in common."""
+    facts = {k: v for k, v in captions.regularities.items() if isinstance(v, Mapping)}
+    return matrix_table(
+        facts, name="regularities", title="What captions of a kind have in common", first="kind"
+    )
+
+
+def retrieval(judge: Judge) -> Table:
+    """List how often the judge finds picture and caption of one another, by kind of caption."""
+    found = judge.quality.get("retrieval", {})
+    by_kind = found.get("by_kind") or {found.get("kind", "captions"): found}
+    rows, records = [], []
+    for kind, of_kind in by_kind.items():
+        for direction in ("image_to_text", "text_to_image"):
+            if direction not in of_kind:
+                continue
+            share, chance = of_kind[direction]["r_at_1"], of_kind[direction]["chance"]
+            low, high = of_kind[direction]["interval"]
+            words = (
+                direction.replace("_", " ").replace("image", "picture").replace("text", "caption")
+            )
+            rows.append(
+                [
+                    Value(kind), Value(words),
+                    Value(f"{100 * share:.1f}%", share, f"[{100 * low:.1f}, {100 * high:.1f}]"),
+                    Value(f"{100 * chance:.1f}%", chance),
+                    Value(f"{of_kind['num_pictures']:,}", of_kind["num_pictures"]),
+                ]
+            )  # fmt: skip
+            records.append(
+                {
+                    "kind": kind, "direction": direction, "r_at_1": share, "low": low,
+                    "high": high, "chance": chance, "num_pictures": of_kind["num_pictures"],
+                }
+            )  # fmt: skip
+    return Table(
+        name="retrieval",
+        title="Judge: how often the right one of all test pairs comes first",
+        columns=["caption", "direction", "found", "chance", "pairs"],
+        rows=rows,
+        numeric=frozenset({2, 3, 4}),
+        records=records,
+    )
+
+
+def recogniser(judge: Judge) -> Table:
+    """List how well the recogniser reads each axis, on pictures bare and reconstructed."""
+    found = judge.quality.get("recogniser", {})
+    rows, records = [], []
+    for axis in AXES:
+        for pictures in ("renders", "reconstructions"):
+            read = found.get(pictures, {}).get(axis)
+            if read is None:
+                continue
+            low, high = read.get("interval", (np.nan, np.nan))
+            note = f"[{100 * low:.1f}, {100 * high:.1f}]" if np.isfinite(low) else ""
+            shares = [read.get("abstained"), read.get("false_accept")]
+            claims = read.get("num_claims")
+            rows.append(
+                [
+                    Value(tables.name_of_axis(axis)), Value(pictures),
+                    Value(f"{100 * read['accuracy']:.1f}%", read["accuracy"], note),
+                    *(
+                        Value(tables.NOTHING, -1.0) if s is None else Value(f"{100 * s:.1f}%", s)
+                        for s in shares
+                    ),
+                    Value(shown_fact(claims), claims or 0),
+                    Value("yes" if judge.measurable.get(axis) else "no"),
+                ]
+            )  # fmt: skip
+            records.append({"axis": axis, "pictures": pictures, **read})
+    return Table(
+        name="recogniser",
+        title="Recogniser: true claims that it finds to hold on test pictures",
+        columns=["axis", "pictures", "found", "abstained", "false ones accepted", "claims",
+                 "measurable"],
+        rows=rows,
+        numeric=frozenset({2, 3, 4, 5}),
+        records=[{k: v for k, v in r.items() if k != "interval"} for r in records],
+    )  # fmt: skip
+
+
+def quality(stages: Sequence[Stage], *, autoencoder: Path) -> Table:
+    """List what autoencoder and captioners say of themselves; what they write has its section."""
+    facts: dict[str, Mapping[str, Any]] = {"autoencoder": quality_of(autoencoder)}
+    for stage in stages:
+        if stage.artifact == CAPTIONER and stage.manifest is not None:
+            said = dict(quality_of(stage.manifest.folder))
+            if isinstance(said.get("written"), Mapping):
+                hidden = ("examples", "claims")
+                said["written"] = {k: v for k, v in said["written"].items() if k not in hidden}
+            # Named by what it is and not by its folder: this table is part of the digest.
+            name = f"captioner {stage.manifest.recipe.get('kind', '')}".strip()
+            facts[f"{name} {stage.digest[:8]}" if name in facts else name] = said
+    return facts_table(
+        facts,
+        name="quality",
+        title="Autoencoder and captioners, as measured when made",
+        first="part",
+    )
+
+
+def scorer(manifest: Manifest) -> Table:
+    """List everything that a score depends on, as the scores themselves record it."""
+    found = manifest.recipe.get("scorers")
+    if not isinstance(found, Mapping):
+        found = {k: v for k, v in manifest.recipe.items() if k != "verb"}
+    facts = {str(k): v if isinstance(v, Mapping) else {str(k): v} for k, v in found.items()}
+    return facts_table(facts, name="scorer", title="Recipe of the scores", first="scorer")
+
+
+def costs_of(stages: Sequence[Stage]) -> list[tuple[Stage, Cost]]:
+    """Return what every artifact that is still there has cost."""
+    return [
+        (stage, cost_of(stage.manifest.folder)) for stage in stages if stage.manifest is not None
+    ]
+
+
+def cost_table(costs: Sequence[tuple[Stage, Cost]]) -> Table:
+    """Make the table of time, disk and memory."""
+    rows, records = [], []
+    for stage, cost in costs:
+        sessions = f"{cost.sessions} sessions" if cost.sessions > 1 else ""
+        rows.append(
+            [
+                Value(stage.verb or stage.artifact), Value(stage.name),
+                Value("unknown", -1.0) if cost.seconds is None
+                else Value(_duration(cost.seconds), cost.seconds, sessions),
+                Value(_size(cost.num_bytes), cost.num_bytes),
+                Value(tables.NOTHING if cost.peak_gib is None else f"{cost.peak_gib:.2f} GiB",
+                      cost.peak_gib or 0.0),
+            ]
+        )  # fmt: skip
+        records.append(
+            {
+                "verb": stage.verb, "artifact": stage.artifact, "name": stage.name,
+                "digest": stage.digest, "seconds": cost.seconds, "sessions": cost.sessions,
+                "bytes": cost.num_bytes, "peak_gib": cost.peak_gib,
+            }
+        )  # fmt: skip
+    return Table(
+        name="cost",
+        title="Time, disk and memory of every stage",
+        columns=["stage", "artifact", "time", "disk", "peak memory"],
+        rows=rows,
+        numeric=frozenset({2, 3, 4}),
+        records=records,
+    )
+
+
+def cost_words(costs: Sequence[tuple[Stage, Cost]]) -> str:
+    """Sum the costs up in a sentence."""
+    known = [c.seconds for _, c in costs if c.seconds is not None]
+    machines = list(dict.fromkeys(f"{c.cpus} CPUs" for _, c in costs if c.cpus))
+    total = _size(sum(c.num_bytes for _, c in costs))
+    words = f"{_duration(sum(known))} of work and {total} on disk over {len(costs)} artifacts"
+    if len(known) < len(costs):
+        words += f"; {len(costs) - len(known)} of them left no log"
+    if machines:
+        words += f"; machine with {' and '.join(machines)}"
+    return words + ". Artifacts that studies share are counted in full."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _size(num_bytes: int) -> str:
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def provenance(stages: Sequence[Stage]) -> Table:
+    """Make the table of every artifact behind the page."""
+    rows, records = [], []
+    for stage in stages:
+        manifest = stage.manifest
+        commit = ""
+        if manifest is not None and manifest.commit:
+            commit = manifest.commit[:10] + (" with changes" if manifest.dirty else "")
+        state = "changed since it was read" if stage.has_changed else ""
+        counts = ", ".join(
+            f"{k.replace('_', ' ')} {shown_fact(v)}"
+            for k, v in (manifest.counts if manifest else {}).items()
+        )
+        rejected = sum(manifest.rejected.values()) if manifest else 0
+        if rejected:
+            counts += f"; rejected {rejected:,}"
+        rows.append(
+            [
+                Value(stage.artifact, note=stage.role if stage.role != stage.artifact else ""),
+                Value(stage.name, note=state), Value(stage.digest[:12]), Value(counts),
+                Value(commit),
+            ]
+        )  # fmt: skip
+        records.append(
+            {
+                "artifact": stage.artifact, "role": stage.role, "name": stage.name,
+                "digest": stage.digest, "commit": manifest.commit if manifest else None,
+                "command": manifest.command if manifest else None,
+            }
+        )  # fmt: skip
+    return Table(
+        name="provenance",
+        title="Artifacts behind this page",
+        columns=["artifact", "name", "digest", "rows", "commit"],
+        rows=rows,
+        records=records,
+    )

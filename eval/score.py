@@ -1,0 +1,509 @@
+"""Score generations: CLIP for every scoring text, and the claims of the prompt that hold.
+
+Every generation is scored with its prompt and with each scoring style's text of the same picture:
+the grid prompt style x scoring caption. Where claims are known, the recogniser says which of the
+prompt's own claims hold. The pictures that the prompts speak of, and their reconstructions by the
+autoencoder, are scored the same way as arms of their own: no model can hope for more.
+
+Nothing is averaged here, and nothing is scored that is not complete: a generation missing, one too
+many or one given twice is an error that names it.
+
+N generations, M distinct texts, D feature width
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Int64, UInt8
+
+from eval import artifacts, clip, recogniser
+from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
+from eval.config import ScoreConfig
+from eval.first_stage import load_autoencoder, reconstruct
+from launch.errors import ArtifactError, ConfigError
+from launch.manifest import digest_file, write_parquet
+from launch.parts import pending
+from launch.processes import set_threads
+from launch.run import Run
+from recap.artifacts import IMAGES, Images, open_images
+from recap.claims import AXES, Claim, from_json
+from t2i.artifacts import (
+    AUTOENCODER,
+    GENERATIONS,
+    PROMPTS,
+    Generations,
+    Prompt,
+    Prompts,
+    open_generations,
+    open_prompts,
+)
+
+BLOCK = 1024
+"""Pictures read and scored at once."""
+
+CLAIMS_FORMULA = (
+    "statements of the prompt's claims that hold / statements checked; an abstention does not hold"
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is scored together: one generations artifact, or one of the two ceilings."""
+
+    name: str
+    model_seed: int
+    generation_ids: list[str]
+    prompts: list[Prompt]
+    """The prompt of each generation."""
+
+    seeds: list[int]
+    samples_seen: list[int]
+    pixels: Callable[[Int64[np.ndarray, " N"]], UInt8[np.ndarray, "N H W 3"]]
+    picture_of: Int64[np.ndarray, " N"]
+    """Number of the picture of each generation; a ceiling's picture serves several prompts."""
+
+    part: str
+    """File of its rows."""
+
+    def __len__(self) -> int:
+        return len(self.generation_ids)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores, with the features of every text that will be needed."""
+
+    clip: clip.ClipScorer
+    text_row: dict[str, int]
+    text_features: Float32[np.ndarray, "M D"]
+    recogniser: recogniser.Recogniser | None
+    measurable: frozenset[str]
+    scoring: dict[str, dict[str, str]]
+    """Scoring style -> pair -> text."""
+
+    claims: dict[str, list[Claim]]
+    """Claims of the prompts that make any, by `prompt_id`."""
+
+    batch_size: int
+
+
+def score(cfg: ScoreConfig, run: Run) -> None:
+    """Score every generation and the two ceilings."""
+    run.input("judge", cfg.judge, artifact=artifacts.JUDGE)
+    run.input("prompts", cfg.prompts, artifact=PROMPTS)
+    for folder in cfg.generations:
+        run.input("generations", folder, artifact=GENERATIONS)
+    if cfg.images is not None:
+        run.input("images", cfg.images, artifact=IMAGES)
+    if cfg.autoencoder is not None:
+        run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+    if cfg.clip_weights is not None and Path(cfg.clip_weights).is_file():
+        weights = Path(cfg.clip_weights)
+        run.external_input("clip_weights", weights, digest_file(weights))
+    judge = artifacts.open_judge(cfg.judge)
+    prompts = open_prompts(cfg.prompts)
+    scoring = _scoring_texts(cfg, prompts)
+    arms = [_arm(folder, prompts=prompts, cfg=cfg) for folder in cfg.generations]
+    _refuse_unpaired(arms, cfg=cfg)
+    arms += _ceilings(cfg, prompts)
+
+    num_rows = sum(len(arm) for arm in arms) * 2 * (1 + len(scoring))
+    plan = {
+        "generations": sum(len(arm) for arm in arms if arm.model_seed >= 0),
+        "scoring texts": ", ".join([PROMPT_SCORING, *scoring]),
+        "ceilings": ", ".join(arm.name for arm in arms if arm.model_seed < 0) or "none",
+        "CLIP": cfg.clip_model or "the judge's own",
+    }
+    if not run.start(plan, minutes=num_rows / 5000 / 60, gib=num_rows * 100 / 2**30):
+        return
+    set_threads(cfg.threads)
+
+    scorer = _scorer(cfg, judge, prompts=prompts, scoring=scoring)
+    left = set(pending(run.out, [arm.part for arm in arms]))
+    if (run.out / "scores.parquet").is_file():
+        left = set()  # killed between the last part and the manifest
+    with run.progress(sum(len(arm) for arm in arms), label="score") as progress:
+        progress.resume(sum(len(arm) for arm in arms if arm.part not in left))
+        for arm in arms:
+            if arm.part in left:
+                table = score_arm(arm, scorer, advance=progress.advance)
+                write_parquet(run.out / arm.part, table)
+
+    path = run.out / "scores.parquet"
+    if not path.is_file():
+        parts = [
+            artifacts.read_table(run.out / arm.part, schema=artifacts.SCORES_SCHEMA) for arm in arms
+        ]
+        artifacts.write_scores(path, pa.concat_tables(parts))
+    shutil.rmtree(run.out / "parts", ignore_errors=True)
+    table = artifacts.read_table(path, schema=artifacts.SCORES_SCHEMA)
+    run.finish(
+        artifact=artifacts.SCORES,
+        version=artifacts.SCORES_VERSION,
+        counts={
+            "rows_in": sum(len(arm) for arm in arms),
+            "rows_out": len(set(table["generation_id"].to_pylist())),
+            "scores": table.num_rows,
+        },
+        parts=["scores.parquet"],
+        recipe={"scorers": describe(scorer, judge, prompts=prompts, scoring=scoring)},
+    )
+
+
+# --------------------------------------------------------------------------- what is scored
+
+
+def _scoring_texts(cfg: ScoreConfig, prompts: Prompts) -> dict[str, dict[str, str]]:
+    """Return the texts of each scoring style by pair."""
+    if (
+        len(set(cfg.scoring_styles)) < len(cfg.scoring_styles)
+        or PROMPT_SCORING in cfg.scoring_styles
+    ):
+        raise ConfigError(
+            f"scoring_styles must be distinct styles, got {cfg.scoring_styles}; the prompt itself "
+            "always scores"
+        )
+    pairs = set(prompts.pair_ids)
+    found = {}
+    for style in cfg.scoring_styles:
+        texts = prompts.texts(style)
+        absent = sorted(pairs - texts.keys())
+        if absent:
+            raise ConfigError(
+                f"{cfg.prompts}: {len(absent):,} of {len(pairs):,} pairs have no text of scoring "
+                f"style {style!r}, {absent[0]} first; its styles are {', '.join(prompts.styles)}"
+            )
+        found[style] = texts
+    return found
+
+
+def _arm(folder: Path, *, prompts: Prompts, cfg: ScoreConfig) -> Arm:
+    """Open generations, and refuse any that are not exactly those that were to be drawn."""
+    generations = open_generations(folder)
+    made_from = [i.digest for i in generations.manifest.inputs if i.role == "prompts"]
+    if made_from != [prompts.manifest.digest]:
+        raise ArtifactError(
+            f"{folder}: was drawn for other prompts ({', '.join(made_from) or 'unknown'}) than "
+            f"{cfg.prompts} ({prompts.manifest.digest}). Score it with its own prompts."
+        )
+    check_complete(generations, prompts, where=str(folder))
+    by_id = {prompt.prompt_id: prompt for prompt in prompts.rows}
+    table = generations.table
+    return Arm(
+        name=generations.arm,
+        model_seed=generations.model_seed,
+        generation_ids=table["generation_id"].to_pylist(),
+        prompts=[by_id[prompt_id] for prompt_id in table["prompt_id"].to_pylist()],
+        seeds=table["seed"].to_pylist(),
+        samples_seen=table["samples_seen"].to_pylist(),
+        pixels=generations.pixels,
+        picture_of=np.arange(len(generations)),
+        part=f"parts/{generations.manifest.digest}.parquet",
+    )
+
+
+def check_complete(generations: Generations, prompts: Prompts, *, where: str) -> None:
+    """Check that each prompt of each style has one picture per seed and snapshot, and no other.
+
+    Raises:
+        ArtifactError: Naming the first generation that is missing, extra, double or misnamed.
+    """
+    table = generations.table
+    twice = [i for i, num in Counter(table["generation_id"].to_pylist()).items() if num > 1]
+    if twice:
+        raise ArtifactError(
+            f"{where}: generation {min(twice)} occurs more than once; each picture has an id of "
+            "its own. Sample again into an empty folder."
+        )
+    known = {prompt.prompt_id: prompt for prompt in prompts.rows}
+    columns = [table[n].to_pylist() for n in ("generation_id", "prompt_id", "pair_id", "style")]
+    for generation_id, prompt_id, pair_id, style in zip(*columns, strict=True):
+        prompt = known.get(prompt_id)
+        if prompt is None or (prompt.pair_id, prompt.style) != (pair_id, style):
+            raise ArtifactError(
+                f"{where}: generation {generation_id} names prompt {prompt_id} of pair {pair_id}, "
+                f"style {style}, which the prompts do not have. Sample again for these prompts."
+            )
+    found = Counter(
+        zip(*(table[n].to_pylist() for n in ("samples_seen", "prompt_id", "seed")), strict=True)
+    )
+    expected = set(_expected(generations, prompts))
+    for missing in sorted(expected - found.keys())[:1]:
+        raise ArtifactError(
+            f"{where}: {len(expected - found.keys()):,} of {len(expected):,} generations are "
+            f"missing, first that of prompt {missing[1]}, seed {missing[2]}, after {missing[0]:,} "
+            "samples; a mean over the others would be another number. Sample again."
+        )
+    extra = sorted((found.keys() - expected) | {key for key, num in found.items() if num > 1})
+    for samples_seen, prompt_id, seed in extra[:1]:
+        raise ArtifactError(
+            f"{where}: one generation too many: prompt {prompt_id}, seed {seed}, after "
+            f"{samples_seen:,} samples, was not asked for or is there twice. Sample again."
+        )
+
+
+def _expected(generations: Generations, prompts: Prompts) -> Iterator[tuple[int, str, int]]:
+    """Yield (samples_seen, prompt_id, seed) of every picture that its recipe asks for."""
+    recipe = generations.manifest.recipe
+    seeds = range(recipe["seed"], recipe["seed"] + recipe["seeds_per_prompt"])
+    styles = recipe["styles"] or prompts.styles
+    curve_pairs = set(prompts.pair_ids[: recipe["curve_pairs"]])
+    seen = generations.samples_seen
+    for prompt in prompts.rows:
+        for seed in seeds:
+            if prompt.style in styles:
+                yield seen[-1], prompt.prompt_id, seed
+            if prompt.style in recipe["curve_styles"] and prompt.pair_id in curve_pairs:
+                for earlier in seen[:-1]:
+                    yield earlier, prompt.prompt_id, seed
+
+
+def _refuse_unpaired(arms: Sequence[Arm], *, cfg: ScoreConfig) -> None:
+    """Refuse two folders of one model, and arms that drew different prompts or seeds."""
+    if not arms:
+        raise ConfigError("generations: none given; name at least one generations artifact")
+    first: set[tuple[int, str, int]] | None = None
+    seen: dict[tuple[str, int], Path] = {}
+    for arm, folder in zip(arms, cfg.generations, strict=True):
+        key = (arm.name, arm.model_seed)
+        if key in seen:
+            raise ArtifactError(
+                f"{folder}: holds arm {arm.name!r}, seed {arm.model_seed}, as {seen[key]} does; "
+                "each model is scored once"
+            )
+        seen[key] = folder
+        drawn = {
+            (samples_seen, prompt.prompt_id, seed)
+            for samples_seen, prompt, seed in zip(
+                arm.samples_seen, arm.prompts, arm.seeds, strict=True
+            )
+        }
+        if first is None:
+            first = drawn
+        elif drawn != first:
+            samples_seen, prompt_id, seed = min(drawn ^ first)
+            raise ArtifactError(
+                f"{folder} and {cfg.generations[0]} are not paired: only one of them has a picture "
+                f"of prompt {prompt_id}, seed {seed}, after {samples_seen:,} samples. Sample both "
+                "with the same settings."
+            )
+
+
+def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
+    """Return the prompts' own pictures, and those through the autoencoder, as arms."""
+    if cfg.images is None:
+        if cfg.autoencoder is not None:
+            raise ConfigError("autoencoder: needs `images`, whose pictures it reconstructs")
+        return []
+    images = open_images(cfg.images)
+    pair_ids = prompts.pair_ids
+    known = set(images.sample_ids)
+    absent = [pair_id for pair_id in pair_ids if pair_id not in known]
+    if absent:
+        raise ArtifactError(
+            f"{cfg.images}: {len(absent):,} of {len(pair_ids):,} pairs of {cfg.prompts} are no "
+            f"picture of it, {absent[0]} first; give the images that the prompts were made from"
+        )
+    rows = np.array([images.row_of(pair_id) for pair_id in pair_ids], np.int64)
+    number = {pair_id: i for i, pair_id in enumerate(pair_ids)}
+    size = _picture_size(cfg, images)
+    pictures = Arm(
+        name=PICTURES_ARM,
+        model_seed=-1,
+        generation_ids=[f"{PICTURES_ARM}:{prompt.prompt_id}" for prompt in prompts.rows],
+        prompts=prompts.rows,
+        seeds=[-1] * len(prompts.rows),
+        samples_seen=[0] * len(prompts.rows),
+        pixels=lambda chosen: images.pixels(rows[chosen], size=size),
+        picture_of=np.array([number[prompt.pair_id] for prompt in prompts.rows], np.int64),
+        part="parts/pictures.parquet",
+    )
+    if cfg.autoencoder is None:
+        return [pictures]
+    folder = cfg.autoencoder
+
+    def rebuilt(chosen: Int64[np.ndarray, " N"]) -> UInt8[np.ndarray, "N H W 3"]:
+        return reconstruct(load_autoencoder(folder), pictures.pixels(chosen))
+
+    return [
+        pictures,
+        replace(
+            pictures,
+            name=RECONSTRUCTIONS_ARM,
+            generation_ids=[f"{RECONSTRUCTIONS_ARM}:{prompt.prompt_id}" for prompt in prompts.rows],
+            pixels=rebuilt,
+            part="parts/reconstructions.parquet",
+        ),
+    ]
+
+
+def _picture_size(cfg: ScoreConfig, images: Images) -> int:
+    """Return the side at which ceilings are shown: that of the generations, or of the pictures."""
+    for folder in cfg.generations:
+        generations = open_generations(folder)
+        if len(generations):
+            return int(generations.pixels(np.array([0])).shape[1])
+    return int(images.table["height"][0].as_py())
+
+
+# --------------------------------------------------------------------------- scoring
+
+
+def _scorer(
+    cfg: ScoreConfig, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
+) -> Scorer:
+    model = clip.load_clip(
+        cfg.clip_model or judge.clip_folder,
+        weights=cfg.clip_weights,
+        prefix=cfg.clip_prefix,
+        precision=cfg.clip_precision,
+    )
+    texts = sorted(
+        {p.prompt for p in prompts.rows} | {t for s in scoring.values() for t in s.values()}
+    )
+    features = model.text_features(texts, batch_size=cfg.batch_size)
+    folder = judge.recogniser_folder
+    return Scorer(
+        clip=model,
+        text_row={text: row for row, text in enumerate(texts)},
+        text_features=features.features,
+        recogniser=None if folder is None else recogniser.load_recogniser(folder),
+        measurable=frozenset(axis for axis, is_read in judge.measurable.items() if is_read),
+        scoring=scoring,
+        claims={
+            prompt.prompt_id: claims
+            for prompt in prompts.rows
+            if prompt.claims is not None and (claims := from_json(prompt.claims))
+        },
+        batch_size=cfg.batch_size,
+    )
+
+
+def score_arm(arm: Arm, scorer: Scorer, *, advance: Callable[[int], None]) -> pa.Table:
+    """Return all rows of one arm."""
+    columns: dict[str, list[Any]] = {name: [] for name in artifacts.SCORES_SCHEMA.names}
+    numbers = np.unique(arm.picture_of)
+    rows_of: dict[int, list[int]] = {}
+    for row, number in enumerate(arm.picture_of.tolist()):
+        rows_of.setdefault(number, []).append(row)
+    for start in range(0, len(numbers), BLOCK):
+        block = numbers[start : start + BLOCK]
+        pixels = arm.pixels(block)
+        features = scorer.clip.picture_features(pixels, batch_size=scorer.batch_size)
+        readings = None
+        if scorer.recogniser is not None and scorer.claims:
+            readings = recogniser.read(scorer.recogniser, pixels, batch_size=scorer.batch_size)
+        rows = [row for number in block.tolist() for row in rows_of[number]]
+        place = np.searchsorted(block, arm.picture_of[rows])
+        _add_clip(columns, arm, rows, features[place], scorer)
+        if readings is not None:
+            _add_claims(columns, arm, rows, [readings[i] for i in place.tolist()], scorer)
+        advance(len(rows))
+    return artifacts.scores_table(columns)
+
+
+def _add_clip(
+    columns: dict[str, list[Any]],
+    arm: Arm,
+    rows: Sequence[int],
+    pictures: Float32[np.ndarray, "N D"],
+    scorer: Scorer,
+) -> None:
+    for scoring in (PROMPT_SCORING, *scorer.scoring):
+        texts = [
+            arm.prompts[row].prompt
+            if scoring == PROMPT_SCORING
+            else scorer.scoring[scoring][arm.prompts[row].pair_id]
+            for row in rows
+        ]
+        features = scorer.text_features[[scorer.text_row[text] for text in texts]]
+        for metric, values in (
+            ("clip_similarity", clip.similarity(pictures, features)),
+            ("clip_distance", clip.distance(pictures, features)),
+        ):
+            for row, value in zip(rows, values.tolist(), strict=True):
+                _add(columns, arm, row, metric=metric, scoring=scoring, axis=None, value=value)
+
+
+def _add_claims(
+    columns: dict[str, list[Any]],
+    arm: Arm,
+    rows: Sequence[int],
+    readings: Sequence[recogniser.Reading],
+    scorer: Scorer,
+) -> None:
+    for row, reading in zip(rows, readings, strict=True):
+        claims = scorer.claims.get(arm.prompts[row].prompt_id)
+        if claims is None:
+            continue
+        by_axis: dict[str | None, recogniser.Tally] = dict(
+            recogniser.tally(recogniser.verdicts(claims, reading))
+        )
+        together = [by_axis[axis] for axis in AXES if axis in by_axis and axis in scorer.measurable]
+        if together:
+            by_axis[None] = recogniser.Tally(*map(sum, zip(*together, strict=True)))
+        for axis, found in by_axis.items():
+            for metric, value in (
+                ("claims_held", found.held / found.total),
+                ("claims_total", float(found.total)),
+                ("claims_abstained", float(found.abstained)),
+            ):
+                _add(columns, arm, row, metric=metric, scoring=None, axis=axis, value=value)
+
+
+def _add(
+    columns: dict[str, list[Any]],
+    arm: Arm,
+    row: int,
+    *,
+    metric: str,
+    scoring: str | None,
+    axis: str | None,
+    value: float,
+) -> None:
+    prompt = arm.prompts[row]
+    columns["generation_id"].append(arm.generation_ids[row])
+    columns["arm"].append(arm.name)
+    columns["model_seed"].append(arm.model_seed)
+    columns["seed"].append(arm.seeds[row])
+    columns["samples_seen"].append(arm.samples_seen[row])
+    columns["pair_id"].append(prompt.pair_id)
+    columns["prompt_id"].append(prompt.prompt_id)
+    columns["prompt_style"].append(prompt.style)
+    columns["metric"].append(metric)
+    columns["scoring"].append(scoring)
+    columns["axis"].append(axis)
+    columns["value"].append(value)
+
+
+def describe(
+    scorer: Scorer, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
+) -> dict[str, Any]:
+    """Name everything that a score depends on (the sixth law), for the manifest's recipe."""
+    texts = {style: list(prompts.texts(style).values()) for style in prompts.styles}
+    texts |= {style: list(by_pair.values()) for style, by_pair in scoring.items()}
+    rates = {}
+    for style, of_style in texts.items():
+        distinct = sorted({scorer.clip.prefix + text for text in of_style})
+        num_tokens = scorer.clip.tokenise(distinct).num_tokens
+        rates[style] = float((num_tokens > scorer.clip.context_length).mean())
+    found: dict[str, Any] = {"clip": {**scorer.clip.describe(), "truncation_rate": rates}}
+    folder = judge.recogniser_folder
+    if folder is not None and scorer.recogniser is not None:
+        found["claims"] = {
+            "weights": digest_file(folder / recogniser.WEIGHTS_NAME),
+            "architecture": json.loads((folder / recogniser.CONFIG_NAME).read_text()),
+            "precision": "float32",
+            "formula": CLAIMS_FORMULA,
+            "measurable": sorted(scorer.measurable),
+        }
+    return found

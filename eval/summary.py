@@ -1,0 +1,87 @@
+"""The answer for a terminal: the headline, the means of every arm, the path of the page.
+
+`summary.txt` of a report holds the text without a path, so that it is the same wherever the
+report lies; `summarise` reads it back and adds where to look.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launch.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from eval.report_answers import Answers, Cell
+
+SUMMARY = "summary.txt"
+PAGE = "report.html"
+_WIDTH = 100
+
+
+def summarise(folder: Path) -> str:
+    """Return the summary of a complete report, with the path of its page.
+
+    Raises:
+        ArtifactError: The folder is no complete report.
+    """
+    read_manifest(folder, artifact="report")
+    text = (folder / SUMMARY).read_text(encoding="utf-8")
+    return f"{text}\nreport: {folder / PAGE}\n"
+
+
+def summary_text(answers: Answers, *, study: str) -> str:
+    """Return headline, caveats, and arms by prompt style, as plain text."""
+    lines = [f"{study}: {answers.headline}"]
+    blocks = [textwrap.fill(lines[0], _WIDTH)]
+    blocks += [textwrap.fill(c, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+               for c in answers.caveats]  # fmt: skip
+    overall = [c for c in answers.following if c.measure.axis is None]
+    axes = [
+        c
+        for c in answers.following
+        if c.measure.axis is not None and c.measure.style == answers.primary.style
+    ]
+    own = [c for c in answers.grid if c.measure.scoring == c.measure.style]
+    for title, cells, first in (
+        ("claims that hold, %", overall, "style"),
+        (f"by axis, {answers.primary.style} prompts, %", axes, "axis"),
+        ("CLIP similarity x 100 with the prompt itself", own, "style"),
+    ):
+        if cells:
+            blocks.append(_table(title, cells, answers, first=first))
+    blocks.append(f"Everything else is in {PAGE}, beside this summary.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(title: str, cells: Sequence[Cell], answers: Answers, *, first: str) -> str:
+    from eval.report_answers import DIGITS, number
+    from eval.report_figures import AXIS_NAMES
+
+    columns = [*answers.arms, *answers.ceilings]
+    rows = [[title, *columns]]
+    for cell in cells:
+        digits = DIGITS[cell.measure.metric]
+        label = (
+            f"  {cell.measure.style} prompts"
+            if first == "style"
+            else f"  {AXIS_NAMES.get(cell.measure.axis or '', cell.measure.axis)}"
+        )
+        means = []
+        for arm in columns:
+            mean = cell.means.get(arm)
+            if mean is None:
+                means.append("")
+            else:
+                means.append(f"{number(mean.estimate, digits)} ±{number(mean.half_width, digits)}")
+        rows.append([label, *means])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            value.ljust(width) if i == 0 else value.rjust(width)
+            for i, (value, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

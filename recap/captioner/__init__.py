@@ -1,0 +1,1 @@
+"""Our own captioner: model, tokenizer, objective, decoding and its folder on disk."""

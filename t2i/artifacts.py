@@ -1,0 +1,559 @@
+"""Artifacts of stage 2: names, versions, table schemas, readers and writers.
+
+What lies in each folder is said at its reader. Free of torch, so that a plan, `--help` and stage 3
+open these folders at once.
+
+N rows, H height, W width, C latent channels, h latent height, w latent width, T text tokens,
+D text width
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+
+from launch.errors import ArtifactError
+from launch.manifest import Manifest, read_manifest, write_parquet
+from recap.artifacts import write_shard
+
+AUTOENCODER = "autoencoder"
+TEXT_ENCODER = "text_encoder"
+LATENTS = "latents"
+TEXT_STATES = "text_states"
+MODEL = "model"
+PROMPTS = "prompts"
+GENERATIONS = "generations"
+
+VERSIONS: dict[str, int] = {
+    AUTOENCODER: 1,
+    TEXT_ENCODER: 1,
+    LATENTS: 1,
+    TEXT_STATES: 1,
+    MODEL: 1,
+    PROMPTS: 1,
+    GENERATIONS: 1,
+}
+"""Version of each artifact that this code writes and reads."""
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+"""File name that diffusers gives to the weights of one component."""
+
+
+def _schema(artifact: str, fields: Iterable[pa.Field]) -> pa.Schema:
+    """Return a schema that carries its contract's name and version."""
+    return pa.schema(
+        list(fields),
+        metadata={
+            "captionmix.artifact": artifact,
+            "captionmix.version": str(VERSIONS[artifact]),
+        },
+    )
+
+
+PROMPTS_SCHEMA = _schema(
+    PROMPTS,
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("style", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("claims", pa.string(), nullable=True),
+    ],
+)
+
+GENERATIONS_SCHEMA = _schema(
+    GENERATIONS,
+    [
+        pa.field("generation_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("style", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("samples_seen", pa.int64(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+    ],
+)
+
+LATENTS_SCHEMA = _schema(
+    LATENTS,
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ],
+)
+
+TEXT_STATES_SCHEMA = _schema(
+    TEXT_STATES,
+    [
+        pa.field("text_digest", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+    ],
+)
+
+
+def text_digest(text: str) -> str:
+    """Return the 32 hexadecimal digits by which a text is known (BLAKE2b-128 of its UTF-8)."""
+    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def _identity(*words: object) -> str:
+    # JSON of a list: no two different lists of words have the same text.
+    return text_digest(json.dumps(words, ensure_ascii=False))
+
+
+def prompt_id(*, style: str, pair_id: str, prompt: str) -> str:
+    """Return the identity of a prompt: BLAKE2b-128 of its style, pair and text."""
+    return _identity(style, pair_id, prompt)
+
+
+def generation_id(
+    *, model_digest: str, samples_seen: int, prompt_id: str, seed: int, recipe: str
+) -> str:
+    """Return the identity of a generation: of the model, prompt, noise and solver that made it."""
+    return _identity(model_digest, samples_seen, prompt_id, seed, recipe)
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a table of the contract `schema`, refusing another one by name."""
+    try:
+        # Not `read_table`: it takes a folder name like `style=alt` above for a partition.
+        table = pq.ParquetFile(path, memory_map=True).read()
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: the manifest is there, this table is not; make it again"
+        ) from (None)
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(f"{path}: not a readable parquet file ({error})") from error
+    found = {field.name: field.type for field in table.schema}
+    metadata = table.schema.metadata or {}
+    contract = {key: metadata.get(key) for key in (b"captionmix.artifact", b"captionmix.version")}
+    # Further columns are welcome: a nullable one may be added without a new version.
+    if contract != {key: schema.metadata[key] for key in contract} or any(
+        found.get(field.name) != field.type for field in schema
+    ):
+        raise ArtifactError(
+            f"{path}: has the columns {', '.join(found)} of {contract}, expected "
+            f"{', '.join(schema.names)} of {schema.metadata}; make it again with this version"
+        )
+    return table
+
+
+# --------------------------------------------------------------------------- prompts
+
+
+class Prompt(NamedTuple):
+    """One row of a prompt table."""
+
+    prompt_id: str
+    prompt: str
+    style: str
+    pair_id: str
+    claims: str | None
+    """JSON of what the prompt text says, never more; None where no claims are known."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A prompts artifact: `prompts.parquet`.
+
+    Rows with one `pair_id` speak of the same picture in different styles.
+    """
+
+    manifest: Manifest
+    table: pa.Table
+
+    @property
+    def styles(self) -> list[str]:
+        """Return the styles, in the order in which they first appear."""
+        return list(dict.fromkeys(self.table["style"].to_pylist()))
+
+    @property
+    def pair_ids(self) -> list[str]:
+        """Return the pairs, each once, in the order of the table: a shorter choice nests."""
+        return list(dict.fromkeys(self.table["pair_id"].to_pylist()))
+
+    @cached_property
+    def rows(self) -> list[Prompt]:
+        """Return every row."""
+        columns = (self.table[name].to_pylist() for name in Prompt._fields)
+        return [Prompt(*row) for row in zip(*columns, strict=True)]
+
+    def texts(self, style: str) -> dict[str, str]:
+        """Return the prompts of one style by `pair_id`."""
+        return {row.pair_id: row.prompt for row in self.rows if row.style == style}
+
+
+def open_prompts(folder: Path) -> Prompts:
+    """Open a prompts artifact."""
+    manifest = read_manifest(folder, artifact=PROMPTS, version=VERSIONS[PROMPTS])
+    return Prompts(manifest, _read_table(Path(folder) / "prompts.parquet", PROMPTS_SCHEMA))
+
+
+def write_prompts(path: Path, rows: Sequence[Prompt]) -> None:
+    """Write `prompts.parquet`."""
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in Prompt._fields]
+    write_parquet(path, pa.table(columns, schema=PROMPTS_SCHEMA))
+
+
+# --------------------------------------------------------------------------- generations
+
+
+class Member(NamedTuple):
+    """Where one picture lies in its shard."""
+
+    key: str
+    offset: int
+    num_bytes: int
+
+
+class GenerationRow(NamedTuple):
+    """One row of the index of generations."""
+
+    generation_id: str
+    prompt_id: str
+    pair_id: str
+    style: str
+    seed: int
+    samples_seen: int
+    shard: str
+    offset: int
+    num_bytes: int
+    key: str
+
+
+def _png(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    file = io.BytesIO()
+    # Level 1: a generated picture is noise to zlib, and level 6 saves little for twice the time.
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def write_generation_shard(
+    path: Path, *, keys: Sequence[str], pixels: Iterable[UInt8[np.ndarray, "H W 3"]]
+) -> None:
+    """Write pictures as PNG members of an uncompressed tar, whole or not at all.
+
+    The bytes depend on keys and pixels alone: no time, owner or host is recorded.
+    """
+    named = zip(keys, pixels, strict=True)
+    write_shard(path, ((f"{key}.png", _png(picture)) for key, picture in named))
+
+
+def read_shard_members(path: Path) -> Iterator[Member]:
+    """Yield where every picture of a shard lies, from the tar's own headers."""
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            yield Member(member.name.removesuffix(".png"), member.offset_data, member.size)
+
+
+def write_generations_index(path: Path, rows: Iterable[GenerationRow]) -> None:
+    """Write `index.parquet` of a generations artifact."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns = columns or [[] for _ in GenerationRow._fields]
+    write_parquet(path, pa.table(columns, schema=GENERATIONS_SCHEMA))
+
+
+@dataclass(frozen=True)
+class Generations:
+    """A generations artifact: `shards/*.tar` of PNG pictures and `index.parquet`.
+
+    `manifest.recipe` names the model's `arm` and `model_seed`.
+    """
+
+    manifest: Manifest
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def arm(self) -> str:
+        """Return the name of the model's arm."""
+        return str(self.manifest.recipe["arm"])
+
+    @property
+    def model_seed(self) -> int:
+        """Return the seed that the model was trained with."""
+        return int(self.manifest.recipe["model_seed"])
+
+    @property
+    def samples_seen(self) -> list[int]:
+        """Return the snapshots of the model that drew, earliest first; the last is the model."""
+        return sorted(set(self.table["samples_seen"].to_pylist()))
+
+    @cached_property
+    def _places(self) -> tuple[list[str], Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+        return (
+            self.table["shard"].to_pylist(),
+            self.table["offset"].to_numpy(),
+            self.table["num_bytes"].to_numpy(),
+        )
+
+    def encoded(self, rows: Sequence[int] | Int64[np.ndarray, " N"]) -> list[bytes]:
+        """Return the PNG bytes of some rows, in the order asked for."""
+        shards, offsets, num_bytes = self._places
+        files: dict[str, int] = {}
+        pictures: list[bytes] = []
+        try:
+            for row in map(int, rows):
+                shard = shards[row]
+                if shard not in files:
+                    files[shard] = os.open(self.manifest.folder / shard, os.O_RDONLY)
+                picture = os.pread(files[shard], int(num_bytes[row]), int(offsets[row]))
+                if len(picture) != num_bytes[row]:
+                    raise ArtifactError(
+                        f"{self.manifest.folder / shard}: ends at row {row} of index.parquet; "
+                        "the shard was cut short, sample it again"
+                    )
+                pictures.append(picture)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{error.filename}: named in index.parquet, but absent") from None
+        finally:
+            for descriptor in files.values():
+                os.close(descriptor)
+        return pictures
+
+    def pixels(self, rows: Sequence[int] | Int64[np.ndarray, " N"]) -> UInt8[np.ndarray, "N H W 3"]:
+        """Return the pictures of some rows, in the order asked for; all have one size."""
+        pictures = [
+            np.asarray(Image.open(io.BytesIO(png), formats=["PNG"])) for png in self.encoded(rows)
+        ]
+        return np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def open_generations(folder: Path) -> Generations:
+    """Open a generations artifact."""
+    manifest = read_manifest(folder, artifact=GENERATIONS, version=VERSIONS[GENERATIONS])
+    return Generations(manifest, _read_table(Path(folder) / "index.parquet", GENERATIONS_SCHEMA))
+
+
+# --------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model artifact: a folder for `CaptionmixPipeline.from_pretrained`, snapshots and ledger.
+
+    `model_index.json`, `denoiser/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`;
+    `snapshots/<samples_seen>/` with the averaged denoiser weights of earlier moments;
+    `ledger.parquet`, what every step trained on.
+    """
+
+    manifest: Manifest
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder that the pipeline loads."""
+        return self.manifest.folder
+
+    @property
+    def arm(self) -> str:
+        """Return the name of the arm."""
+        return str(self.manifest.config["arm"])
+
+    @property
+    def model_seed(self) -> int:
+        """Return the seed that the model was trained with."""
+        return int(self.manifest.config["seed"])
+
+    @property
+    def samples_seen(self) -> int:
+        """Return the pictures seen by the finished model."""
+        return int(self.manifest.counts["samples_seen"])
+
+    @cached_property
+    def snapshots(self) -> dict[int, Path]:
+        """Return the weight files of the moments before the last, by pictures seen."""
+        files = {
+            int(path.parent.name): path for path in self.folder.glob(f"snapshots/*/{WEIGHTS_NAME}")
+        }
+        return {seen: files[seen] for seen in sorted(files) if seen < self.samples_seen}
+
+
+def open_model(folder: Path) -> Model:
+    """Open a model artifact."""
+    return Model(read_manifest(folder, artifact=MODEL, version=VERSIONS[MODEL]))
+
+
+def open_autoencoder(folder: Path) -> Manifest:
+    """Open an autoencoder artifact: a folder for diffusers' `AutoencoderKL.from_pretrained`."""
+    return read_manifest(folder, artifact=AUTOENCODER, version=VERSIONS[AUTOENCODER])
+
+
+def open_text_encoder(folder: Path) -> Manifest:
+    """Open a text encoder artifact: a folder for transformers' `AutoTokenizer` and encoder."""
+    return read_manifest(folder, artifact=TEXT_ENCODER, version=VERSIONS[TEXT_ENCODER])
+
+
+# --------------------------------------------------------------------------- caches
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A latents artifact: `mean.npy` and `std.npy`, memory-mapped, and `index.parquet`.
+
+    The autoencoder's posterior of every picture, unscaled; a draw is mean + std * noise.
+    """
+
+    manifest: Manifest
+    table: pa.Table
+    mean: Float[np.ndarray, "N C h w"]
+    std: Float[np.ndarray, "N C h w"]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        columns = (self.table["sample_id"].to_pylist(), self.table["row"].to_pylist())
+        return dict(zip(*columns, strict=True))
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """Return the pictures that have latents, in index order."""
+        ids: list[str] = self.table["sample_id"].to_pylist()
+        return ids
+
+    def rows(self, sample_ids: Sequence[str]) -> Int64[np.ndarray, " N"]:
+        """Return the rows of some pictures.
+
+        Raises:
+            ArtifactError: A picture has no latents.
+        """
+        row_of = self._row_of
+        absent = [sample_id for sample_id in sample_ids if sample_id not in row_of]
+        if absent:
+            raise ArtifactError(
+                f"{self.manifest.folder}: {len(absent):,} of {len(sample_ids):,} pictures have no "
+                f"latents, {absent[0]} first; encode the images artifact that is trained on"
+            )
+        return np.fromiter((row_of[s] for s in sample_ids), np.int64, len(sample_ids))
+
+
+def open_latents(folder: Path) -> Latents:
+    """Open a latents artifact; nothing is read until it is used."""
+    manifest = read_manifest(folder, artifact=LATENTS, version=VERSIONS[LATENTS])
+    table = _read_table(Path(folder) / "index.parquet", LATENTS_SCHEMA)
+    mean = np.load(Path(folder) / "mean.npy", mmap_mode="r", allow_pickle=False)
+    std = np.load(Path(folder) / "std.npy", mmap_mode="r", allow_pickle=False)
+    if mean.shape != std.shape or len(mean) != table.num_rows:
+        raise ArtifactError(
+            f"{folder}: index.parquet has {table.num_rows:,} rows, mean.npy the shape {mean.shape} "
+            f"and std.npy {std.shape}; they must agree, encode again"
+        )
+    return Latents(manifest, table, mean, std)
+
+
+def write_latents_index(path: Path, sample_ids: Sequence[str]) -> None:
+    """Write `index.parquet` of a latents artifact: picture i of the list lies in row i."""
+    columns = [list(sample_ids), list(range(len(sample_ids)))]
+    write_parquet(path, pa.table(columns, schema=LATENTS_SCHEMA))
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """A text states artifact: `states.bin`, memory-mapped and unpadded, and `index.parquet`.
+
+    One run of `num_tokens` states per distinct text, found by the digest of the text.
+    """
+
+    manifest: Manifest
+    table: pa.Table
+    states: Float[np.ndarray, "T D"]
+
+    @cached_property
+    def offsets(self) -> Int64[np.ndarray, " N"]:
+        """Return the first token of every text."""
+        return np.asarray(self.table["offset"].to_numpy(), np.int64)
+
+    @cached_property
+    def num_tokens(self) -> Int64[np.ndarray, " N"]:
+        """Return the length of every text."""
+        return np.asarray(self.table["num_tokens"].to_numpy(), np.int64)
+
+    @cached_property
+    def _digests(self) -> NDArray[Any]:
+        return np.asarray(self.table["text_digest"].to_pylist(), dtype="S32")
+
+    def rows(self, digests: Sequence[str]) -> Int64[np.ndarray, " N"]:
+        """Return the index rows of some texts, given by `text_digest`.
+
+        Raises:
+            ArtifactError: A text was never encoded.
+        """
+        wanted = np.asarray(digests, dtype="S32")
+        rows = np.searchsorted(self._digests, wanted)
+        rows_inside = np.minimum(rows, max(len(self._digests) - 1, 0))
+        found = (
+            self._digests[rows_inside] == wanted
+            if len(self._digests)
+            else np.zeros(len(wanted), bool)
+        )
+        if not found.all():
+            raise ArtifactError(
+                f"{self.manifest.folder}: {int((~found).sum()):,} of {len(wanted):,} texts have no "
+                f"states, digest {digests[int(np.argmin(found))]} first; encode these captions"
+            )
+        return rows_inside.astype(np.int64)
+
+
+def open_text_states(folder: Path) -> TextStates:
+    """Open a text states artifact; nothing is read until it is used."""
+    manifest = read_manifest(folder, artifact=TEXT_STATES, version=VERSIONS[TEXT_STATES])
+    path = Path(folder) / "index.parquet"
+    table = _read_table(path, TEXT_STATES_SCHEMA)
+    metadata = table.schema.metadata or {}
+    try:
+        dtype, width = np.dtype(metadata[b"dtype"].decode()), int(metadata[b"width"])
+    except (KeyError, TypeError, ValueError):
+        raise ArtifactError(f"{path}: its metadata lacks dtype and width of the states") from None
+    states = Path(folder) / "states.bin"
+    num_tokens = int(table["num_tokens"].to_numpy().sum())
+    if states.stat().st_size != num_tokens * width * dtype.itemsize:
+        raise ArtifactError(
+            f"{states}: {states.stat().st_size:,} bytes, but index.parquet speaks of "
+            f"{num_tokens:,} states of {width} {dtype}; encode again"
+        )
+    if num_tokens == 0:
+        return TextStates(manifest, table, np.zeros((0, width), dtype))
+    return TextStates(manifest, table, np.memmap(states, dtype, "r", shape=(num_tokens, width)))
+
+
+def write_text_states_index(
+    path: Path,
+    *,
+    digests: Sequence[str],
+    offsets: Sequence[int],
+    num_tokens: Sequence[int],
+    width: int,
+    dtype: str,
+) -> None:
+    """Write `index.parquet` of a text states artifact, sorted by digest."""
+    order = sorted(range(len(digests)), key=digests.__getitem__)
+    columns = [
+        [digests[i] for i in order],
+        [int(offsets[i]) for i in order],
+        [int(num_tokens[i]) for i in order],
+    ]
+    metadata = {
+        **TEXT_STATES_SCHEMA.metadata,
+        b"dtype": dtype.encode(),
+        b"width": str(width).encode(),
+    }
+    write_parquet(path, pa.table(columns, schema=TEXT_STATES_SCHEMA.with_metadata(metadata)))

@@ -1,0 +1,280 @@
+"""Latents once per picture, text states once per distinct text, for all arms and seeds.
+
+Both are written block by block into one file of its final size. A block counts when its marker
+exists, which is written after the block was flushed; a killed run goes on at the first block
+without one, and the finished bytes do not depend on kills. Batches have one shape (the last one of
+a length is padded), because arithmetic depends on it.
+
+N rows, C latent channels, h latent height, w latent width, T tokens, D text width
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from launch.errors import ArtifactError, ConfigError, InputError
+from launch.manifest import (
+    digest_bytes,
+    digest_file,
+    is_complete,
+    read_manifest,
+    write_json,
+)
+from launch.parts import pending
+from launch.processes import set_threads
+from launch.run import Run
+from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
+from t2i.artifacts import (
+    AUTOENCODER,
+    LATENTS,
+    TEXT_ENCODER,
+    TEXT_STATES,
+    VERSIONS,
+    text_digest,
+    write_latents_index,
+    write_text_states_index,
+)
+from t2i.autoencoder import Autoencoder
+from t2i.conditioning import TextEncoder, length_batches
+from t2i.config import EncodeConfig
+
+BATCHES_PER_BLOCK = 16
+"""Batches between markers; at most this much work is lost by a kill."""
+
+MARKERS = "blocks"
+"""Folder of the markers; removed when the artifact is complete."""
+
+
+class Component(NamedTuple):
+    """A pretrained component and the digest of what it is."""
+
+    source: str
+    """Folder, or hub id."""
+
+    digest: str
+    """Of the artifact, or of the files of a folder."""
+
+
+def locate(source: str | Path, *, artifact: str) -> Component:
+    """Find a component: an artifact of ours, any folder, or a hub id.
+
+    A hub id is fetched once, through the hub's own cache, so that its bytes can be digested.
+    """
+    folder = Path(source)
+    if is_complete(folder):
+        return Component(str(source), read_manifest(folder, artifact=artifact).digest)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            found = snapshot_download(
+                str(source), allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]
+            )
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise InputError(
+                f"{source}: neither a folder nor a hub id that can be fetched ({error}). "
+                f"Give an {artifact} artifact, a folder in the Hugging Face format, or a hub id."
+            ) from error
+        folder = Path(found)
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors", ".model"})
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise ArtifactError(f"{source}: holds no safetensors file; expected an {artifact}.")
+    lines = [f"{p.relative_to(folder)} {digest_file(p)}" for p in files]
+    return Component(str(source), digest_bytes("\n".join(lines).encode()))
+
+
+def encode(cfg: EncodeConfig, run: Run) -> None:
+    """Cache the latents of the training pictures, or the states of their texts."""
+    if cfg.batch_size % 8:
+        raise ConfigError(f"batch_size must be a multiple of 8, got {cfg.batch_size}")
+    run.input("images", cfg.images, artifact=IMAGES)
+    images = open_images(cfg.images)
+    if cfg.autoencoder is not None:
+        _encode_latents(cfg, run, images, cfg.autoencoder)
+    else:
+        assert cfg.text_encoder is not None, "checked by the configuration"
+        _encode_texts(cfg, run, images, cfg.text_encoder)
+
+
+def _encode_latents(cfg: EncodeConfig, run: Run, images: Images, source: str | Path) -> None:
+    found = locate(source, artifact=AUTOENCODER)
+    run.external_input("autoencoder", found.source, found.digest)
+    autoencoder = Autoencoder.load(source)
+    rows = images.rows("train")
+    if not len(rows):
+        raise InputError(f"{cfg.images}: has no training pictures; change split.* and ingest again")
+    if cfg.image_size % autoencoder.factor:
+        raise ConfigError(
+            f"image_size must be a multiple of {autoencoder.factor} for {source}, "
+            f"got {cfg.image_size}"
+        )
+    side = cfg.image_size // autoencoder.factor
+    shape = (len(rows), autoencoder.latent_channels, side, side)
+    gib = 2 * 4 * float(np.prod(shape)) / 2**30
+    plan = {"pictures": len(rows), "latents": "x".join(map(str, shape[1:]))}
+    if not run.start(plan, gib=gib):
+        return
+    set_threads(cfg.threads)
+
+    files = {name: _ArrayFile(run.out / f"{name}.npy", shape) for name in ("mean", "std")}
+    size = BATCHES_PER_BLOCK * cfg.batch_size
+    blocks = [np.arange(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+    with run.progress(len(rows), label="latents") as progress:
+        for index in _blocks_to_do(run.out, len(blocks)):
+            block = blocks[index]
+            for start in range(0, len(block), cfg.batch_size):
+                here = block[start : start + cfg.batch_size]
+                pixels = images.pixels(rows[here], size=cfg.image_size)
+                posterior = autoencoder.encode(pad_rows(pixels, cfg.batch_size))
+                files["mean"].array[here] = posterior.mean[: len(here)].numpy()
+                files["std"].array[here] = posterior.std[: len(here)].numpy()
+                progress.advance(len(here))
+            _mark(run.out, index, files.values())
+    for file in files.values():
+        file.close()
+    write_latents_index(run.out / "index.parquet", [images.sample_ids[row] for row in rows])
+    _remove_markers(run.out)
+    run.finish(
+        artifact=LATENTS,
+        version=VERSIONS[LATENTS],
+        counts={"rows_in": len(rows), "rows_out": len(rows)},
+        parts=["mean.npy", "std.npy", "index.parquet"],
+    )
+
+
+def _encode_texts(cfg: EncodeConfig, run: Run, images: Images, source: str | Path) -> None:
+    found = locate(source, artifact=TEXT_ENCODER)
+    run.external_input("text_encoder", found.source, found.digest)
+    for folder in cfg.captions:
+        run.input("captions", folder, artifact=CAPTIONS)
+    encoder = TextEncoder.load(source, max_tokens=cfg.max_tokens)
+    texts = distinct_texts(images, cfg.captions)
+    tokens, is_cut = encoder.tokenize(texts)
+    num_tokens = [len(ids) for ids in tokens]
+    dtype = np.dtype(cfg.precision)
+    shape = (sum(num_tokens), encoder.width)
+    plan: dict[str, object] = {
+        "distinct texts": len(texts),
+        "tokens": shape[0],
+        "longest": max(num_tokens),
+        "truncated": f"{sum(is_cut):,} ({sum(is_cut) / len(texts):.1%})",
+        "width": encoder.width,
+    }
+    if not run.start(plan, gib=float(np.prod(shape)) * dtype.itemsize / 2**30):
+        return
+    set_threads(cfg.threads)
+
+    # States lie in the order in which they are computed, shortest texts first.
+    batches = list(length_batches(num_tokens, batch_size=cfg.batch_size))
+    order = [row for batch in batches for row in batch.rows]
+    offsets = np.zeros(len(texts), dtype=np.int64)
+    offsets[order] = np.cumsum([0, *(num_tokens[row] for row in order)])[:-1]
+
+    file = _ArrayFile(run.out / "states.bin", shape, dtype=dtype)
+    starts = range(0, len(batches), BATCHES_PER_BLOCK)
+    blocks = [batches[start : start + BATCHES_PER_BLOCK] for start in starts]
+    with run.progress(len(texts), label="text states", unit="text") as progress:
+        for index in _blocks_to_do(run.out, len(blocks)):
+            for batch in blocks[index]:
+                ids = [tokens[row] for row in batch.rows]
+                padded = [*ids, *([ids[-1]] * (cfg.batch_size - len(ids)))]
+                states, mask = encoder.encode_tokens(padded, length=batch.length)
+                real = states[: len(ids)][mask[: len(ids)]].numpy()
+                start = offsets[batch.rows[0]]
+                file.array[start : start + len(real)] = real.astype(dtype)
+                progress.advance(len(ids))
+            _mark(run.out, index, [file])
+    file.close()
+    write_text_states_index(
+        run.out / "index.parquet",
+        digests=[text_digest(text) for text in texts],
+        offsets=offsets.tolist(),
+        num_tokens=num_tokens,
+        width=encoder.width,
+        dtype=dtype.name,
+    )
+    _remove_markers(run.out)
+    run.finish(
+        artifact=TEXT_STATES,
+        version=VERSIONS[TEXT_STATES],
+        counts={"texts": len(texts), "tokens": shape[0], "truncated": sum(is_cut)},
+        parts=["states.bin", "index.parquet"],
+    )
+
+
+def distinct_texts(images: Images, captions: Sequence[Path]) -> list[str]:
+    """Give every text that a training picture may be trained with, once, sorted.
+
+    The empty text is among them: it stands in for a dropped caption.
+    """
+    rows = images.rows("train").tolist()
+    wanted = {images.sample_ids[row] for row in rows}
+    found = {"", *(images.alt[row] or "" for row in rows)}
+    for folder in captions:
+        opened = open_captions(folder)
+        for kind in opened.kinds:
+            pairs = opened.texts(kind).items()
+            found.update(text for sample_id, text in pairs if sample_id in wanted)
+    return sorted(found)
+
+
+def pad_rows(array: NDArray[np.uint8], num_rows: int) -> NDArray[np.uint8]:
+    """Repeat the last row until there are `num_rows`."""
+    absent = num_rows - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], absent, axis=0)]) if absent else array
+
+
+class _ArrayFile:
+    """A file of its final size that is filled in place: `.npy`, or raw bytes for `.bin`."""
+
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], *, dtype: DTypeLike = np.float32
+    ) -> None:
+        # Under a temporary name until it is whole; it keeps what earlier processes wrote.
+        self._path, self._partial = path, path.with_name(f"{path.name}.partial")
+        if path.exists() and not self._partial.exists():
+            path.rename(self._partial)
+        mode: Literal["r+", "w+"] = "r+" if self._partial.exists() else "w+"
+        if path.suffix == ".npy":
+            self.array: Any = np.lib.format.open_memmap(
+                self._partial, mode=mode, dtype=dtype, shape=shape
+            )
+        else:
+            self.array = np.memmap(self._partial, mode=mode, dtype=dtype, shape=shape)
+        # A full disk must be an error now: writing to a map without blocks kills the process.
+        with self._partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, self._partial.stat().st_size)
+
+    def flush(self) -> None:
+        """Wait until everything written so far is on the disk."""
+        self.array.flush()
+
+    def close(self) -> None:
+        """Give the file its name."""
+        self.array.flush()
+        del self.array
+        self._partial.replace(self._path)
+
+
+def _blocks_to_do(out: Path, num_blocks: int) -> list[int]:
+    names = [f"{MARKERS}/{index:06d}.json" for index in range(num_blocks)]
+    return [int(Path(name).stem) for name in pending(out, names)]
+
+
+def _mark(out: Path, index: int, files: Iterable[_ArrayFile]) -> None:
+    """Note that a block is on the disk."""
+    for file in files:
+        file.flush()
+    write_json(out / MARKERS / f"{index:06d}.json", {})
+
+
+def _remove_markers(out: Path) -> None:
+    shutil.rmtree(out / MARKERS, ignore_errors=True)

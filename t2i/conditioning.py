@@ -1,0 +1,496 @@
+"""Text to states: any frozen Hugging Face text encoder, and the embedded default's own small T5.
+
+An encoder loads by folder or hub id. `encode` is what caching and sampling share: a caption and a
+prompt with the same words have the same states. `fit` trains a small T5 by T5's own objective, span
+corruption, on equal tokens of every kind of text, and saves it in the standard format.
+
+B batch, L text tokens, D text width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from launch import keyed
+from launch.checkpoint import FOLDER, Checkpoints, restore, training_tensors
+from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
+from launch.manifest import write_json
+from launch.processes import set_threads
+from launch.run import Run
+from recap.artifacts import CAPTIONS, open_captions
+from t2i.artifacts import TEXT_ENCODER, VERSIONS
+from t2i.config import TextEncoderConfig
+from t2i.data import padded_length
+from t2i.objective import learning_rate
+
+CORRUPTED_SHARE, MEAN_SPAN = 0.15, 3.0
+"""Raffel et al. 2020, arXiv:1910.10683, section 3.3.4."""
+
+NUM_SENTINELS = 32
+"""Spans of one text that can be masked; `<extra_id_0>` and so on."""
+
+HELD_OUT = 512
+"""Texts kept for measuring, chosen by key."""
+
+DECODER_LAYERS = 1
+"""Layers of the decoder, which is thrown away: what it cannot guess the encoder must say."""
+
+TOKENIZER_TEXTS = 20_000
+"""Texts, of all kinds together, that the vocabulary is made from."""
+
+PAD, END, UNKNOWN = 0, 1, 2
+"""Ids of T5's special tokens."""
+
+
+class Texts(NamedTuple):
+    """Padded states of some texts."""
+
+    text_embeds: Float[Tensor, "B L D"]
+    text_mask: Bool[Tensor, "B L"]
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen encoder with its tokenizer."""
+
+    model: Any
+    """Any transformers encoder whose output has `last_hidden_state`."""
+
+    tokenizer: Any
+    """Its tokenizer."""
+
+    max_tokens: int
+    """Longer texts are cut, keeping the end token."""
+
+    @classmethod
+    def load(cls, source: str | Path, *, max_tokens: int | None = None) -> TextEncoder:
+        """Load by folder or hub id; safetensors only, no code from the folder.
+
+        Args:
+            source: Text encoder artifact, folder in the Hugging Face format, or hub id.
+            max_tokens: Longest text; None takes what the tokenizer says.
+        """
+        from transformers import AutoTokenizer
+
+        is_local = Path(source).is_dir()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=is_local)
+            model = _load_encoder(str(source), is_local=is_local)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{source}: not a text encoder that transformers can load ({error}). Give a text "
+                "encoder artifact, a folder in the Hugging Face format, or a hub id."
+            ) from error
+        # Where it was loaded from must not reach the config.json of a model that contains it.
+        model.config._name_or_path = ""
+        model.name_or_path = ""
+        tokenizer.name_or_path = ""
+        return cls.wrap(model, tokenizer, max_tokens=max_tokens)
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, *, max_tokens: int | None = None) -> TextEncoder:
+        """Take a model and a tokenizer that are loaded already, as a pipeline has them."""
+        limits = [tokenizer.model_max_length]
+        # T5's relative positions have no end; an absolute table has one.
+        if (table := getattr(model.config, "max_position_embeddings", None)) is not None:
+            limits.append(table)
+        limit = int(min(limits))
+        if max_tokens is not None and max_tokens > limit and limit < 1 << 20:
+            raise ConfigError(
+                f"max_tokens={max_tokens} is more than the {limit} tokens this encoder reads"
+            )
+        chosen = max_tokens if max_tokens is not None else min(limit, 512)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return cls(model.eval().requires_grad_(False), tokenizer, chosen)
+
+    @property
+    def width(self) -> int:
+        """Width of a state."""
+        config = self.model.config
+        return int(getattr(config, "d_model", None) or config.hidden_size)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """Give the token ids of each text, end token included, and whether it was cut."""
+        if not texts:
+            return [], []
+        whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        is_cut = [len(ids) > self.max_tokens for ids in whole]
+        cut = [text for text, long in zip(texts, is_cut, strict=True) if long]
+        if cut:
+            short = iter(
+                self.tokenizer(cut, truncation=True, max_length=self.max_tokens)["input_ids"]
+            )
+            whole = [next(short) if long else ids for ids, long in zip(whole, is_cut, strict=True)]
+        # Some tokenizers give nothing for the empty text; attention needs one state to look at.
+        return [ids or [self.tokenizer.pad_token_id] for ids in whole], is_cut
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Sequence[Sequence[int]], *, length: int) -> Texts:
+        """Give the states of token ids padded to `length`; states of padding are zero."""
+        ids, mask = pad(tokens, length=length, pad_id=self.tokenizer.pad_token_id)
+        input_ids = torch.from_numpy(ids).to(self.model.device)
+        text_mask = torch.from_numpy(mask).to(self.model.device)
+        states = self.model(input_ids=input_ids, attention_mask=text_mask.long()).last_hidden_state
+        return Texts(states * text_mask[:, :, None], text_mask)
+
+    def encode(self, texts: Sequence[str]) -> Texts:
+        """Give the padded states of some texts; a multiple of 8 tokens long."""
+        tokens, _ = self.tokenize(texts)
+        return self.encode_tokens(tokens, length=padded_length(max(map(len, tokens))))
+
+
+def _load_encoder(source: str, *, is_local: bool) -> Any:
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForTextEncoding,
+        CLIPTextModel,
+    )
+
+    settings: dict[str, Any] = {"use_safetensors": True, "local_files_only": is_local}
+    config = AutoConfig.from_pretrained(source, local_files_only=is_local)
+    if config.model_type in {"clip", "clip_text_model"}:
+        return CLIPTextModel.from_pretrained(source, **settings)
+    if type(config) in AutoModelForTextEncoding._model_mapping:
+        return AutoModelForTextEncoding.from_pretrained(source, **settings)
+    model = AutoModel.from_pretrained(source, **settings)
+    return model.get_encoder() if config.is_encoder_decoder else model
+
+
+def pad(
+    tokens: Sequence[Sequence[int]], *, length: int, pad_id: int
+) -> tuple[Int64[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    """Pad token ids on the right; say which are real."""
+    num_tokens = np.array([len(ids) for ids in tokens])
+    mask = np.arange(length)[None, :] < num_tokens[:, None]
+    padded = np.full((len(tokens), length), pad_id, dtype=np.int64)
+    padded[mask] = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in tokens])
+    return padded, mask
+
+
+class LengthBatch(NamedTuple):
+    """Texts of about one length, and the length that they are padded to."""
+
+    rows: list[int]
+    length: int
+
+
+def length_batches(num_tokens: Sequence[int], *, batch_size: int) -> Iterator[LengthBatch]:
+    """Group texts by padded length, shortest first, so that little padding is computed.
+
+    The padded length of a text depends on its own length only, never on its neighbours'.
+    """
+    lengths = np.array([padded_length(n) for n in num_tokens])
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length).tolist()
+        for start in range(0, len(rows), batch_size):
+            yield LengthBatch(rows[start : start + batch_size], int(length))
+
+
+# --------------------------------------------------------------------------- our own small T5
+
+
+def train_tokenizer(texts: Sequence[str], *, vocab_size: int, max_tokens: int) -> Any:
+    """Make T5's kind of tokenizer: pieces of words, an end token, sentinels for masked spans."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.normalizer = normalizers.NFKC()
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(True)]
+    )
+    made.decoder = decoders.Metaspace()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "</s>", "<unk>", *sentinels],
+        limit_alphabet=max(64, vocab_size // 4),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", END)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens=sentinels,
+        model_max_length=max_tokens,
+        padding_side="right",
+    )
+
+
+class Spans(NamedTuple):
+    """A text with spans replaced by sentinels, and the spans."""
+
+    inputs: list[int]
+    targets: list[int]
+
+
+def corrupt_spans(tokens: Sequence[int], uniform: Float[np.ndarray, " K"], *, first: int) -> Spans:
+    """Mask about 15% of a text in spans of about three tokens.
+
+    Args:
+        tokens: Token ids, end token included, which is never masked.
+        uniform: Draws in [0, 1), at least two for each token.
+        first: Id of the first sentinel; the others follow.
+
+    Source: Raffel et al. 2020, arXiv:1910.10683, section 3.1.4. Span lengths and gaps are cut at
+    random points, as in their released `random_spans_noise_mask`.
+    """
+    body, end = list(tokens[:-1]), tokens[-1]
+    if not body:
+        return Spans([end], [first, end])
+    num_masked = min(max(1, round(len(body) * CORRUPTED_SHARE)), max(1, len(body) - 1))
+    num_spans = max(1, round(num_masked / MEAN_SPAN))
+    num_spans = min(num_spans, len(body) - num_masked + 1, NUM_SENTINELS - 1)
+    half = len(uniform) // 2
+    spans = _cut(num_masked, num_spans, uniform[:half])
+    # The gaps at both ends may be empty: the first and last words are masked as often as others.
+    gaps = _cut(len(body) - num_masked + 2, num_spans + 1, uniform[half:])
+    inputs, targets, place = [], [], 0
+    for index, span in enumerate(spans):
+        gap = gaps[index] - (1 if index == 0 else 0)
+        inputs += [*body[place : place + gap], first + index]
+        place += gap
+        targets += [first + index, *body[place : place + span]]
+        place += span
+    return Spans([*inputs, *body[place:], end], [*targets, first + len(spans), end])
+
+
+def _cut(total: int, pieces: int, uniform: np.ndarray) -> list[int]:
+    """Cut a length into pieces of at least one at random points."""
+    assert 1 <= pieces <= total <= len(uniform) + 1
+    order = np.argsort(uniform[: total - 1], kind="stable")[: pieces - 1]
+    bounds = [0, *sorted(int(i) + 1 for i in order), total]
+    return [b - a for a, b in pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """Tokenised texts by kind, from which equal tokens of every kind are drawn."""
+
+    tokens: list[list[list[int]]]
+
+    def draw(self, step: int, *, batch_size: int, seed: int) -> list[list[int]]:
+        """Give the texts of one step, with replacement."""
+        slots = np.arange(batch_size, dtype=np.uint64)
+        draws = keyed.uniform(seed, "texts", epoch=step, ids=slots, count=2)
+        # A kind is drawn as often as its texts are short.
+        weights = np.array([1 / np.mean([len(t) for t in kind]) for kind in self.tokens])
+        bounds = np.cumsum(weights / weights.sum())[:-1]
+        kinds = np.searchsorted(bounds, draws[:, 0], side="right")
+        return [
+            self.tokens[kind][int(u * len(self.tokens[kind]))]
+            for kind, u in zip(kinds, draws[:, 1], strict=True)
+        ]
+
+
+def span_batch(
+    texts: Sequence[Sequence[int]], *, seed: int, stream: str, epoch: int, first: int
+) -> dict[str, Tensor]:
+    """Give the inputs and labels of some texts, padded."""
+    slots = np.arange(len(texts), dtype=np.uint64)
+    count = 2 * max(len(text) for text in texts)
+    draws = keyed.uniform(seed, stream, epoch=epoch, ids=slots, count=count)
+    spans = [corrupt_spans(t, u, first=first) for t, u in zip(texts, draws, strict=True)]
+    inputs, mask = pad(
+        [s.inputs for s in spans],
+        length=padded_length(max(len(s.inputs) for s in spans)),
+        pad_id=PAD,
+    )
+    labels, is_label = pad(
+        [s.targets for s in spans],
+        length=padded_length(max(len(s.targets) for s in spans)),
+        pad_id=PAD,
+    )
+    labels[~is_label] = -100  # ignored by the loss
+    return {
+        "input_ids": torch.from_numpy(inputs),
+        "attention_mask": torch.from_numpy(mask).long(),
+        "labels": torch.from_numpy(labels),
+    }
+
+
+def build(cfg: TextEncoderConfig, *, vocab_size: int) -> Any:
+    """Make an untrained T5 with initial weights of its seed."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    low, high = (int(word) for word in keyed.stream_key(cfg.seed, "text encoder init"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(low | high << 32)
+        return T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=vocab_size,
+                d_model=cfg.width,
+                d_kv=cfg.width // cfg.num_heads,
+                d_ff=4 * cfg.width,
+                num_layers=cfg.num_layers,
+                num_decoder_layers=DECODER_LAYERS,
+                num_heads=cfg.num_heads,
+                dropout_rate=0.0,
+                feed_forward_proj="relu",
+                pad_token_id=PAD,
+                eos_token_id=END,
+                decoder_start_token_id=PAD,
+            )
+        )
+
+
+def _texts_by_kind(cfg: TextEncoderConfig, run: Run) -> list[list[str]]:
+    """Read the texts of each kind, sorted and distinct."""
+    found: dict[str, set[str]] = {kind: set() for kind in cfg.kinds}
+    for folder in cfg.texts:
+        run.input("texts", folder, artifact=CAPTIONS)
+        captions = open_captions(folder)
+        for kind in cfg.kinds:
+            if kind in captions.kinds:
+                found[kind].update(captions.texts(kind).values())
+    for kind, texts in found.items():
+        if not texts:
+            raise InputError(
+                f"kind {kind!r} is in none of {', '.join(map(str, cfg.texts))}; a text encoder "
+                "needs texts of every kind it is to learn. Change kinds= or texts=."
+            )
+    return [sorted(texts) for texts in found.values()]
+
+
+def fit(cfg: TextEncoderConfig, run: Run) -> None:
+    """Fit a small T5 by span corruption and save its encoder and tokenizer."""
+    from transformers import T5EncoderModel
+
+    if cfg.width % cfg.num_heads:
+        raise ConfigError(f"width {cfg.width} must be a multiple of num_heads {cfg.num_heads}")
+    by_kind = _texts_by_kind(cfg, run)
+    num_steps = max(1, round(cfg.samples / cfg.batch_size))
+    num_texts = sum(map(len, by_kind))
+    plan: dict[str, object] = {
+        "texts": num_texts,
+        "kinds": ", ".join(cfg.kinds),
+        "steps": num_steps,
+        "width x layers": f"{cfg.width} x {cfg.num_layers}",
+    }
+    if not run.start(plan, gib=0.1):
+        return
+    set_threads(cfg.threads)
+
+    tokenizer = train_tokenizer(
+        [text for kind in by_kind for text in _some(kind, TOKENIZER_TEXTS // len(by_kind))],
+        vocab_size=cfg.vocab_size,
+        max_tokens=cfg.max_tokens,
+    )
+    first = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    train, held_out = _split_and_tokenize(by_kind, tokenizer, cfg)
+    model = build(cfg, vocab_size=len(tokenizer)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0)
+    checkpoints = Checkpoints(run.out / FOLDER)
+    start = 0
+    if (found := checkpoints.latest()) is not None:
+        restore(found, model=model, optimizer=optimizer)
+        start = found.step
+
+    save_every = max(1, cfg.checkpoint_samples // cfg.batch_size)
+    with run.progress(num_steps * cfg.batch_size, label="text encoder", unit="text") as progress:
+        progress.resume(start * cfg.batch_size)
+        for step in range(start + 1, num_steps + 1):
+            with progress.wait():
+                texts = train.draw(step, batch_size=cfg.batch_size, seed=cfg.seed)
+                batch = span_batch(texts, seed=cfg.seed, stream="spans", epoch=step, first=first)
+            loss = model(**batch).loss
+            if not torch.isfinite(loss):
+                raise StoppedError(
+                    f"{run.out}: loss is {loss.item()} at step {step}; lower lr={cfg.lr:g}."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    step * cfg.batch_size,
+                    peak=cfg.lr,
+                    warmup_samples=40 * cfg.batch_size,
+                    samples=num_steps * cfg.batch_size,
+                )
+            optimizer.step()
+            progress.advance(cfg.batch_size, loss=loss.item())
+            if step % save_every == 0 and step < num_steps:
+                tensors = training_tensors(model=model, optimizer=optimizer)
+                checkpoints.save(step, tensors, {})
+
+    quality = _measure(model.eval(), held_out, cfg=cfg, first=first)
+    encoder = T5EncoderModel(model.config)
+    encoder.load_state_dict(model.state_dict(), strict=False)
+    encoder.save_pretrained(run.out)
+    tokenizer.save_pretrained(run.out)
+    write_json(run.out / "quality.json", {**quality, "vocab_size": len(tokenizer)})
+    checkpoints.clear()
+    made = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    run.finish(
+        artifact=TEXT_ENCODER,
+        version=VERSIONS[TEXT_ENCODER],
+        counts={"samples_seen": num_steps * cfg.batch_size, "texts": num_texts},
+        parts=[*made, "quality.json"],
+    )
+
+
+def _some(texts: list[str], num: int) -> list[str]:
+    """Take evenly spaced texts of a sorted list."""
+    return texts[:: max(1, len(texts) // max(1, num))]
+
+
+def _split_and_tokenize(
+    by_kind: list[list[str]], tokenizer: Any, cfg: TextEncoderConfig
+) -> tuple[_Corpus, list[list[int]]]:
+    """Tokenize all texts; keep some of each kind for measuring where there are enough."""
+    train, held_out = [], []
+    for index, texts in enumerate(by_kind):
+        tokens = tokenizer(texts, truncation=True, max_length=cfg.max_tokens)["input_ids"]
+        ids = np.arange(len(texts), dtype=np.uint64)
+        order = keyed.permutation(cfg.seed, "held out", epoch=index, ids=ids).tolist()
+        num_held = min(HELD_OUT // len(by_kind), len(texts) // 10)
+        held_out += [tokens[row] for row in order[:num_held]]
+        train.append([tokens[row] for row in sorted(order[num_held:])])
+    return _Corpus(train), held_out
+
+
+@torch.no_grad()
+def _measure(
+    model: Any, texts: list[list[int]], *, cfg: TextEncoderConfig, first: int
+) -> dict[str, float | int]:
+    """Measure how well masked tokens of held-out texts are guessed."""
+    num_tokens, num_right, loss_sum = 0, 0, 0.0
+    for index, start in enumerate(range(0, len(texts), cfg.batch_size)):
+        batch = span_batch(
+            texts[start : start + cfg.batch_size],
+            seed=cfg.seed,
+            stream="held out spans",
+            epoch=index,
+            first=first,
+        )
+        logits = model(**batch).logits
+        labels = batch["labels"]
+        is_word = (labels > UNKNOWN) & ((labels < first) | (labels >= first + NUM_SENTINELS))
+        scores = torch.log_softmax(logits.float(), dim=-1)[is_word]
+        loss_sum -= scores.gather(1, labels[is_word][:, None]).sum().item()
+        num_right += int((scores.argmax(dim=-1) == labels[is_word]).sum())
+        num_tokens += int(is_word.sum())
+    return {
+        "num_texts": len(texts),
+        "num_masked_tokens": num_tokens,
+        "masked_token_accuracy": round(num_right / max(1, num_tokens), 4),
+        "masked_token_loss": round(loss_sum / max(1, num_tokens), 4),
+    }

@@ -1,0 +1,93 @@
+"""The denoiser: a diffusers U-Net conditioned on text states, by size name.
+
+Time enters as a scale and a bias after each GroupNorm, text by cross-attention at every level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from launch.errors import ConfigError
+from launch.keyed import stream_key
+
+Size: TypeAlias = Literal["tiny", "small", "base", "paper"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of one size."""
+
+    channels: tuple[int, ...]
+    """Channels of each level; every level but the last halves the side."""
+
+    layers_per_block: int
+    """Residual blocks per level."""
+
+    num_heads: int
+    """Attention heads at every level."""
+
+    norm_groups: int
+    """Groups of every GroupNorm."""
+
+    text_from_level: int = 0
+    """First level (0 is the finest) that attends to text."""
+
+
+SHAPES: dict[str, Shape] = {
+    "tiny": Shape((64, 128), layers_per_block=1, num_heads=4, norm_groups=16),
+    "small": Shape((128, 256, 256), layers_per_block=1, num_heads=8, norm_groups=32),
+    "base": Shape((192, 384, 768), layers_per_block=2, num_heads=8, norm_groups=32),
+    # Three stages as in the paper; its widths are not stated, these are ours.
+    "paper": Shape((320, 640, 1280), layers_per_block=3, num_heads=16, norm_groups=32),
+}
+"""What each size name means."""
+
+
+def build(
+    size: Size, *, latent_channels: int, latent_side: int, text_width: int, seed: int
+) -> UNet2DConditionModel:
+    """Make a denoiser with initial weights that are a function of (seed, shapes) alone.
+
+    Arms of one seed therefore start from equal weights.
+    """
+    if size not in SHAPES:
+        raise ConfigError(f"size must be one of {', '.join(SHAPES)}, got {size!r}")
+    shape = SHAPES[size]
+    levels = len(shape.channels)
+    if latent_side % 2 ** (levels - 1):
+        raise ConfigError(
+            f"size {size} halves the latents {levels - 1} times, but they are {latent_side} a "
+            f"side; expected a multiple of {2 ** (levels - 1)}. Choose another size or image_size."
+        )
+    with_text = [level >= shape.text_from_level for level in range(levels)]
+    low, high = (int(word) for word in stream_key(seed, "init"))
+    # The weights are drawn by diffusers from torch's global generator; its state is put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(low | high << 32)
+        return UNet2DConditionModel(
+            sample_size=latent_side,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=shape.channels,
+            layers_per_block=shape.layers_per_block,
+            down_block_types=tuple(
+                "CrossAttnDownBlock2D" if text else "DownBlock2D" for text in with_text
+            ),
+            up_block_types=tuple(
+                "CrossAttnUpBlock2D" if text else "UpBlock2D" for text in reversed(with_text)
+            ),
+            cross_attention_dim=text_width,
+            # diffusers reads this as the number of heads (huggingface/diffusers issue 2011).
+            attention_head_dim=shape.num_heads,
+            norm_num_groups=shape.norm_groups,
+            resnet_time_scale_shift="scale_shift",
+        )
+
+
+def num_parameters(denoiser: UNet2DConditionModel) -> int:
+    """Count the weights."""
+    return sum(weights.numel() for weights in denoiser.parameters())

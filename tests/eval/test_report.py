@@ -1,0 +1,888 @@
+"""The report: what its first sentence says, what it withholds, and that a reader can trust the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from eval import artifacts
+from eval.config import PrimaryConfig, ReportConfig
+from eval.report import doubt, report
+from eval.report_answers import ScoreTable
+from eval.report_pictures import DRAWN, GREATEST, LEAST, choose
+from eval.stats import Rows, cluster_means, t_interval
+from eval.summary import PAGE, SUMMARY, summarise
+from launch.errors import ArtifactError, InputError
+from launch.manifest import (
+    Input,
+    Manifest,
+    describe_parts,
+    digest_bytes,
+    read_manifest,
+    write_json,
+    write_manifest,
+    write_parquet,
+)
+from launch.run import Run
+from recap.artifacts import INDEX_SCHEMA, write_shard
+from recap.claims import AXES
+from t2i.artifacts import (
+    GenerationRow,
+    Prompt,
+    prompt_id,
+    read_shard_members,
+    write_generation_shard,
+    write_generations_index,
+    write_prompts,
+)
+
+SCRIPT = "<script>alert(1)</script>"
+STYLES = ("human", "dsc")
+SIDE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A made-up study: effects in, artifacts out."""
+
+    effects: dict[str, float] = field(default_factory=lambda: {"real": 0.0, "ssc": 0.1, "dsc": 0.2})
+    """Arm -> how far it lies above the first, in shares of claims."""
+
+    seeds: int = 1
+    pairs: int = 24
+    moments: tuple[int, ...] = (100, 200, 300)
+    has_claims: bool = True
+    retrieval: float = 0.6
+    unmeasurable: tuple[str, ...] = ("words",)
+    seed_spread: float = 0.0
+    control: bool = False
+    primary: PrimaryConfig = field(
+        default_factory=lambda: PrimaryConfig(
+            better="dsc", than="real", style="human", metric="prompt_following"
+        )
+    )
+    draw: Callable[[int], np.ndarray] | None = None
+    text: Callable[[str, int], str] | None = None
+
+
+CONTROL = Study(
+    effects={"truth": 0.3, "shuffled": 0.0},
+    control=True,
+    moments=(300,),
+    primary=PrimaryConfig(
+        better="truth", than="shuffled", style="human", metric="prompt_following"
+    ),
+)
+
+
+def finish(
+    folder: Path,
+    artifact: str,
+    *,
+    inputs: list[Manifest] | None = None,
+    recipe: dict[str, Any] | None = None,
+    counts: dict[str, int] | None = None,
+    log: bool = True,
+) -> Manifest:
+    """Close an artifact folder as `Run.finish` would."""
+    names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
+    manifest = Manifest(
+        artifact=artifact,
+        version=1,
+        recipe=recipe or {},
+        inputs=[Input(role=m.artifact, path=str(m.folder), digest=m.digest) for m in inputs or []],
+        counts=counts or {"rows_in": 1, "rows_out": 1},
+        rejected={},
+        parts=describe_parts(folder, names),
+        folder=folder,
+    )
+    write_manifest(folder, manifest)
+    if log:
+        lines = [
+            {"time": 100.0, "event": "started", "host": "h", "cpus": 2},
+            {"time": 110.0, "event": "progress"},
+            {"time": 1000.0, "event": "started", "host": "h", "cpus": 2},
+            {"time": 1020.0, "event": "finished", "seconds": 20.0, "peak_gib": 0.5},
+        ]
+        (folder / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return manifest
+
+
+def colours(number: int) -> np.ndarray:
+    """Draw a flat picture."""
+    return np.full((SIDE, SIDE, 3), [number * 7 % 256, number * 31 % 256, 128], np.uint8)
+
+
+def said(style: str, number: int) -> str:
+    """Write the text of a style."""
+    if style == "human":
+        return f"human {number} {SCRIPT}"
+    return f"{style} {number} & more"
+
+
+def build(root: Path, study: Study) -> ReportConfig:
+    """Write every artifact that a report reads."""
+    draw, text = study.draw or colours, study.text or said
+    ids = [digest_bytes(f"picture {i}".encode()) for i in range(study.pairs)]
+    images = make_images(root / "images", ids, draw, text)
+    autoencoder = make_quality(root / "autoencoder", "autoencoder", {"psnr_db": 27.1234}, [images])
+    quality = {"tokens_per_s": 900, "loss": {"test": 1.25}}
+    captioner = make_quality(root / "captioner", "captioner", quality, [images])
+    judge = make_judge(root / "judge", study, [images, autoencoder])
+    captions = make_captions(root / "captions", study, ids, [images, captioner], text)
+    prompts_rows = [
+        Prompt(prompt_id(style=s, pair_id=p, prompt=text(s, i)), text(s, i), s, p, None)
+        for s in STYLES
+        for i, p in enumerate(ids)
+    ]
+    (root / "prompts").mkdir()
+    write_prompts(root / "prompts/prompts.parquet", prompts_rows)
+    prompts = finish(root / "prompts", "prompts", inputs=[images])
+    generations = [
+        make_generations(root / f"gen-{arm}-{seed}", study, arm, seed, prompts_rows, prompts, draw)
+        for arm in study.effects
+        for seed in range(study.seeds)
+    ]
+    scores = make_scores(root / "scores", study, generations, prompts_rows, [judge, prompts])
+    return ReportConfig(
+        study="made-up",
+        question="Which captions are better?",
+        scores=scores.folder,
+        generations=[m.folder for m, *_ in generations],
+        prompts=prompts.folder,
+        images=images.folder,
+        captions=captions.folder,
+        judge=judge.folder,
+        autoencoder=autoencoder.folder,
+        captioners=[captioner.folder],
+        primary=study.primary,
+        control=study.control,
+        resamples=100,
+        num_pictures=8,
+    )
+
+
+def make_images(
+    folder: Path, ids: list[str], draw: Callable[[int], np.ndarray], text: Callable[[str, int], str]
+) -> Manifest:
+    import io
+
+    from PIL import Image
+
+    def png(number: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(draw(number)).save(file, format="PNG")
+        return file.getvalue()
+
+    side = draw(0).shape[0]
+    splits = ["test"] * len(ids) + ["train"]
+    ids = [*ids, digest_bytes(b"a training picture")]
+    places = write_shard(
+        folder / "shards/shard-00000.tar", [(f"{s}.png", png(i)) for i, s in enumerate(ids)]
+    )
+    num = len(ids)
+    columns = [
+        ids, ["shards/shard-00000.tar"] * num, ids, [p.offset for p in places],
+        [p.num_bytes for p in places], [side] * num, [side] * num,
+        [text("alt", i) for i in range(num)], splits, [None] * num, [None] * num,
+    ]  # fmt: skip
+    write_parquet(folder / "index.parquet", pa.table(columns, schema=INDEX_SCHEMA))
+    return finish(folder, "images", recipe={"verb": "recap ingest"}, counts={"rows_out": num})
+
+
+def make_quality(folder: Path, kind: str, quality: dict, inputs: list[Manifest]) -> Manifest:
+    folder.mkdir()
+    write_json(folder / "quality.json", quality)
+    return finish(folder, kind, inputs=inputs, recipe={"verb": f"make {kind}"})
+
+
+def make_judge(folder: Path, study: Study, inputs: list[Manifest]) -> Manifest:
+    found = {
+        "r_at_1": study.retrieval,
+        "interval": [max(study.retrieval - 0.05, 0.0), study.retrieval + 0.05],
+        "chance": 0.01,
+    }
+    quality: dict[str, Any] = {
+        "retrieval": {
+            "kind": "judge", "num_pictures": 100, "text_to_image": found, "image_to_text": found,
+        }
+    }  # fmt: skip
+    if study.has_claims:
+        quality["measurable"] = {a: a not in study.unmeasurable for a in AXES}
+        quality["min_accuracy"] = 0.7
+        quality["recogniser"] = {"reconstructions": {a: {"accuracy": 0.9} for a in AXES}}
+    folder.mkdir()
+    write_json(folder / "quality.json", quality)
+    return finish(folder, "judge", inputs=inputs)
+
+
+def make_captions(
+    folder: Path,
+    study: Study,
+    ids: list[str],
+    inputs: list[Manifest],
+    text: Callable[[str, int], str],
+) -> Manifest:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    kinds = ("alt", "ssc", "dsc")
+    claims = [
+        {
+            "kind": kind, "sample_id": s, "annotated": False, "axis": axis,
+            "tp": int(generator.integers(0, 4)), "fp": int(generator.integers(0, 2)), "fn": 1,
+        }
+        for kind in kinds for s in ids for axis in AXES
+    ] if study.has_claims else []  # fmt: skip
+    lengths = [
+        {"kind": k, "sample_id": s, "annotated": False, "num_words": 3 + i, "num_characters": 20}
+        for k in kinds
+        for i, s in enumerate(ids)
+    ]
+    artifacts.write_captions_report(
+        folder,
+        axes=pa.Table.from_pylist([], schema=artifacts.AXES_SCHEMA),
+        claims=pa.Table.from_pylist(claims, schema=artifacts.CLAIMS_SCHEMA),
+        lengths=pa.Table.from_pylist(lengths, schema=artifacts.LENGTHS_SCHEMA),
+        regularities={k: {"ends_with_full_stop": 0.5, SCRIPT: 1} for k in kinds},
+        examples={
+            k: [{"sample_id": s, "text": text(k, i)} for i, s in enumerate(ids[:3])] for k in kinds
+        },
+    )
+    return finish(folder, "captions_report", inputs=inputs)
+
+
+def make_generations(
+    folder: Path,
+    study: Study,
+    arm: str,
+    model_seed: int,
+    prompts: list[Prompt],
+    manifest: Manifest,
+    draw: Callable[[int], np.ndarray],
+) -> tuple[Manifest, str, int, list[tuple[GenerationRow, int]]]:
+    shard = "shards/shard-00000.tar"
+    # Earlier moments draw fewer prompts, as `curve_pairs` has it.
+    asked = [
+        (p, seen, i % study.pairs)
+        for seen in study.moments
+        for i, p in enumerate(prompts)
+        if seen == study.moments[-1] or i % study.pairs < study.pairs // 2
+    ]
+    keys = [digest_bytes(f"{arm}{model_seed}{p.prompt_id}{seen}".encode()) for p, seen, _ in asked]
+    offset = 5 * list(study.effects).index(arm)
+    write_generation_shard(
+        folder / shard, keys=keys, pixels=[draw(number + offset) for *_, number in asked]
+    )
+    rows = [
+        GenerationRow(
+            key, p.prompt_id, p.pair_id, p.style, 0, seen, shard, place.offset,
+            place.num_bytes, place.key,
+        )
+        for key, place, (p, seen, _) in zip(
+            keys, read_shard_members(folder / shard), asked, strict=True
+        )
+    ]  # fmt: skip
+    write_generations_index(folder / "index.parquet", rows)
+    done = finish(
+        folder,
+        "generations",
+        inputs=[manifest],
+        recipe={"verb": "t2i sample", "arm": arm, "model_seed": model_seed, "guidance_scale": 3.0},
+    )
+    return done, arm, model_seed, [(r, n) for r, (*_, n) in zip(rows, asked, strict=True)]
+
+
+def make_scores(
+    folder: Path,
+    study: Study,
+    generations: list[tuple[Manifest, str, int, list[tuple[GenerationRow, int]]]],
+    prompts: list[Prompt],
+    inputs: list[Manifest],
+) -> Manifest:
+    generator = np.random.default_rng(7)
+    easy = {p.pair_id: generator.normal(0, 0.1) for p in prompts}
+    table: list[dict[str, Any]] = []
+
+    def add(row: dict[str, Any], level: float) -> None:
+        def put(metric: str, value: float, **of: str) -> None:
+            table.append(
+                {"scoring": None, "axis": None, **row, **of, "metric": metric, "value": value}
+            )
+
+        for scoring in ("prompt", *(s for s in STYLES if s != row["prompt_style"])):
+            cosine = 0.2 + 0.3 * level + generator.normal(0, 0.01)
+            put("clip_similarity", 100 * cosine, scoring=scoring)
+            put("clip_distance", 1 - cosine, scoring=scoring)
+        if study.has_claims:
+            axes = [None, *(a for a in AXES if a not in study.unmeasurable)]
+            for axis in axes:
+                share = float(np.clip(level + generator.normal(0, 0.05), 0, 1))
+                put("claims_held", share, **({"axis": axis} if axis else {}))
+                put("claims_total", 4.0, **({"axis": axis} if axis else {}))
+
+    for _, arm, model_seed, rows in generations:
+        luck = study.seed_spread * generator.normal()
+        for g, _ in rows:
+            grown = g.samples_seen / study.moments[-1]
+            level = 0.4 * grown + study.effects[arm] * grown + easy[g.pair_id] + luck
+            add(
+                {
+                    "generation_id": g.generation_id, "arm": arm, "model_seed": model_seed,
+                    "seed": 0, "samples_seen": g.samples_seen, "pair_id": g.pair_id,
+                    "prompt_id": g.prompt_id, "prompt_style": g.style,
+                },
+                level,
+            )  # fmt: skip
+    for ceiling, level in (("(pictures)", 0.95), ("(reconstructions)", 0.85)):
+        for p in prompts:
+            add(
+                {
+                    "generation_id": digest_bytes((ceiling + p.prompt_id).encode()),
+                    "arm": ceiling, "model_seed": -1, "seed": -1, "samples_seen": 0,
+                    "pair_id": p.pair_id, "prompt_id": p.prompt_id, "prompt_style": p.style,
+                },
+                level,
+            )  # fmt: skip
+    folder.mkdir()
+    columns = {name: [row[name] for row in table] for name in artifacts.SCORES_SCHEMA.names}
+    artifacts.write_scores(folder / "scores.parquet", artifacts.scores_table(columns))
+    return finish(
+        folder,
+        "scores",
+        inputs=[*inputs, *(m for m, *_ in generations)],
+        recipe={"verb": "eval score", "scorer": {"architecture": "tiny", "precision": "float32"}},
+    )
+
+
+def make_report(root: Path, study: Study, *, name: str = "report") -> tuple[Path, ReportConfig]:
+    cfg = build(root, study)
+    return write_report(root / name, cfg), cfg
+
+
+def write_report(out: Path, cfg: ReportConfig) -> Path:
+    run = Run(out=out, verb="eval report", config=cfg, command="python -m eval report")
+    try:
+        report(cfg, run)
+    finally:
+        run.close()
+    return out
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportConfig]:
+    return make_report(tmp_path_factory.mktemp("default"), Study())
+
+
+def headline_of(folder: Path) -> str:
+    found = re.search(r"<h1[^>]*>(.*?)</h1>", (folder / PAGE).read_text(), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def records(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would make of the page."""
+
+    VOID = ("meta", "img", "br", "hr", "link", "input", "path", "use")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.stack: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> Iterator[dict[str, str | None]]:
+        return (attributes for name, attributes in self.tags if name == tag)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out where a test looks at something else: they cost most of the time."""
+    from eval import report_figures
+
+    for name in ("draw_pairs", "draw_differences", "draw_axes", "draw_captions"):
+        monkeypatch.setattr(report_figures, name, lambda *_, **__: None)
+    monkeypatch.setattr(report_figures, "draw_curves", lambda *_, **__: [])
+
+
+# ------------------------------------------------------------------ the first sentence
+
+
+def test_the_first_sentence_is_the_primary_comparison(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    assert re.match(
+        r"dsc is better than real by \d+\.\d \[\d+\.\d, \d+\.\d\] percentage points in prompt "
+        r"following \(claims of human prompts that hold\); 95% interval over 24 prompts, given the "
+        r"one trained model of each arm\.$",
+        headline_of(folder),
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_worse_arm_is_called_worse(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, Study(effects={"real": 0.2, "dsc": 0.0}))
+    assert re.match(r"dsc is worse than real by \d+\.\d \[\d", headline_of(folder))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_equal_arms_are_not_distinguishable(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, Study(effects={"real": 0.0, "dsc": 0.0}))
+    assert headline_of(folder).startswith("dsc and real are not distinguishable")
+    assert "Not distinguishable does not mean equal" in (folder / PAGE).read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_four_training_seeds_are_part_of_the_interval(tmp_path: Path) -> None:
+    study = Study(effects={"real": 0.0, "dsc": 0.2}, seeds=4, seed_spread=0.02, moments=(300,))
+    folder, _ = make_report(tmp_path, study)
+    assert "24 prompts and 4 training seeds" in headline_of(folder)
+    row = records(folder, "primary")[0]
+    assert float(row["with_seeds_low"]) < float(row["low"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_training_seeds_stand_beside_the_interval(tmp_path: Path) -> None:
+    study = Study(effects={"real": 0.0, "dsc": 0.2}, seeds=2, moments=(300,))
+    folder, _ = make_report(tmp_path, study)
+    assert "2 training seeds an arm are too few" in (folder / PAGE).read_text()
+    assert records(folder, "primary")[0]["with_seeds_low"] == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_control_passes_when_truth_wins_in_both_measures(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, CONTROL)
+    assert headline_of(folder).startswith("The instrument passes its control: truth is better")
+    assert "in prompt following" in headline_of(folder)
+    assert "CLIP similarity" in headline_of(folder)
+    assert {r["outcome"] for r in records(folder, "primary")} == {"pass", ""}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_control_fails_when_truth_does_not_win(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, replace(CONTROL, effects={"truth": 0.0, "shuffled": 0.0}))
+    assert headline_of(folder).startswith("The instrument fails its control")
+    assert "no comparison made with this instrument means anything" in (folder / PAGE).read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_judge_at_chance_gives_no_ranking(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, Study(retrieval=0.03))
+    assert headline_of(folder).startswith("No ranking is given: the judge cannot be told")
+    page = (folder / PAGE).read_text()
+    table = page[page.index('id="table-grid"') :]
+    assert "▲" not in table[: table.index("</table>")]
+    assert {r["verdict"] for r in records(folder, "grid")} == {"", "withheld"}
+    assert "No ranking is given" in (folder / SUMMARY).read_text()
+
+
+def test_a_judge_of_unknown_quality_gives_no_ranking() -> None:
+    assert doubt({}) is not None
+    good = {"r_at_1": 0.5, "interval": [0.4, 0.6], "chance": 0.1}
+    poor = {"r_at_1": 0.1, "interval": [0.05, 0.2], "chance": 0.1}
+    both = {"num_pictures": 10, "image_to_text": good, "text_to_image": good}
+    assert doubt({"retrieval": both}) is None
+    assert doubt({"retrieval": both | {"text_to_image": poor}}) is not None
+
+
+def test_photographs_without_claims_have_a_report(tmp_path: Path) -> None:
+    primary = PrimaryConfig(better="dsc", than="real", style="human", metric="clip_similarity")
+    folder, _ = make_report(tmp_path, Study(has_claims=False, primary=primary))
+    assert "in CLIP similarity (cosine x 100" in headline_of(folder)
+    page = (folder / PAGE).read_text()
+    assert "no claims are known for these prompts" in page
+    assert "Precision and recall are not measured" in page
+
+
+def test_a_small_training_set_is_called_small(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    assert "1 training pictures are few" in (folder / PAGE).read_text()
+
+
+# ------------------------------------------------------------------ the numbers
+
+
+def test_published_means_are_those_of_the_rows(default: tuple[Path, ReportConfig]) -> None:
+    folder, cfg = default
+    rows = artifacts.open_scores(cfg.scores).table.to_pylist()
+    for record in records(folder, "following"):
+        if record["than"]:
+            continue
+        values = [
+            100 * r["value"]
+            for r in rows
+            if r["metric"] == "claims_held"
+            and r["arm"] == record["arm"]
+            and r["prompt_style"] == record["prompt_style"]
+            and (r["axis"] or "") == record["axis"]
+            and r["samples_seen"] in (0, 300)
+        ]
+        assert float(record["mean"]) == pytest.approx(np.mean(values), rel=1e-12)
+
+
+def test_published_differences_are_paired_by_prompt(default: tuple[Path, ReportConfig]) -> None:
+    folder, cfg = default
+    rows = artifacts.open_scores(cfg.scores).table.to_pylist()
+    value = {
+        (r["arm"], r["prompt_style"], r["scoring"], r["pair_id"]): r["value"]
+        for r in rows
+        if r["metric"] == "clip_similarity" and r["samples_seen"] == 300
+    }
+    found = [r for r in records(folder, "grid") if r["than"]]
+    assert len(found) == 8  # 2 styles, 2 scoring captions, 2 arms against the first
+    for record in found:
+        style = record["prompt_style"]
+        scoring = "prompt" if record["scoring"] == style else record["scoring"]
+        pairs = sorted({k[3] for k in value})
+        differences = [
+            value[record["arm"], style, scoring, p] - value[record["than"], style, scoring, p]
+            for p in pairs
+        ]
+        expected = t_interval(np.array(differences))
+        assert float(record["difference"]) == pytest.approx(expected.estimate)
+        assert float(record["low"]) == pytest.approx(expected.low)
+
+
+def test_curves_compare_the_same_prompts_at_every_moment(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    found = records(folder, "curves")
+    assert {r["num_prompts"] for r in found} == {"12"}
+    assert {r["samples_seen"] for r in found} == {"100", "200", "300"}
+
+
+def test_secondary_comparisons_are_corrected_and_the_primary_is_not(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    primary = next(
+        r
+        for r in records(folder, "following")
+        if (r["arm"], r["than"], r["prompt_style"], r["axis"]) == ("dsc", "real", "human", "")
+    )
+    assert primary["p_holm"] == primary["p"]
+    others = [r for r in records(folder, "grid") if r["than"]]
+    assert all(float(r["p_holm"]) >= float(r["p"]) for r in others)
+    assert any(float(r["p_holm"]) > float(r["p"]) for r in others)
+
+
+def test_an_axis_that_the_judge_cannot_read_is_not_measurable(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    assert "displayed words</span> <small>not measurable" in (folder / PAGE).read_text()
+    assert "words" not in {r["axis"] for r in records(folder, "following")}
+
+
+def test_three_arms_are_compared_in_every_pair(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    found = {(r["arm"], r["than"]) for r in records(folder, "pairs")}
+    assert found == {("dsc", "real"), ("ssc", "real"), ("dsc", "ssc")}
+
+
+def test_a_score_stored_under_both_names_of_the_prompt_counts_once() -> None:
+    row = {
+        "arm": "a", "model_seed": 0, "seed": 0, "samples_seen": 1, "pair_id": "p",
+        "prompt_id": "q", "prompt_style": "human", "metric": "clip_similarity", "axis": None,
+        "value": 30.0, "generation_id": "g",
+    }  # fmt: skip
+    both = [{**row, "scoring": s} for s in ("prompt", "human")]
+    table = ScoreTable(pa.Table.from_pylist(both, schema=artifacts.SCORES_SCHEMA))
+    (measure,) = table.measures
+    rows = table.rows(measure, "a")
+    assert rows is not None
+    assert rows.value.tolist() == [30.0]
+
+
+# ------------------------------------------------------------------ the page
+
+
+def test_every_text_from_data_is_shown_as_text(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    page = (folder / PAGE).read_text()
+    assert SCRIPT not in page
+    reader = Reader(page)
+    assert len(list(reader.all("script"))) == 1
+    assert any(SCRIPT in text for text in reader.text)
+
+
+def test_the_page_asks_for_nothing(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    reader = Reader((folder / PAGE).read_text())
+    assert not reader.stack
+    links = [
+        value
+        for _, attributes in reader.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href", "action", "data") and value
+    ]
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    policy = next(m["content"] for m in reader.all("meta") if "http-equiv" in m)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "url(" not in re.sub(r"url\(#", "", (folder / PAGE).read_text())
+
+
+def test_ids_are_unique_and_every_picture_has_words(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    reader = Reader((folder / PAGE).read_text())
+    ids = [a["id"] for _, a in reader.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert all(a.get("alt") for a in reader.all("img") if a.get("src"))
+    assert all(a.get("aria-label") for a in reader.all("svg"))
+    anchors = {a["href"] for a in reader.all("a") if (a.get("href") or "").startswith("#")}
+    assert {a[1:] for a in anchors if a} <= set(ids)
+
+
+def test_the_allowed_script_is_the_one_of_the_page(default: tuple[Path, ReportConfig]) -> None:
+    import base64
+    import hashlib
+
+    folder, _ = default
+    page = (folder / PAGE).read_text()
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    assert f"script-src &#39;sha256-{digest}" in page or f"'sha256-{digest}'" in page
+
+
+def test_time_and_disk_of_every_stage_are_added_over_sessions(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    with (folder / "cost.csv").open() as file:
+        costs = list(csv.DictReader(file))
+    assert {c["artifact"] for c in costs} >= {
+        "images",
+        "autoencoder",
+        "captioner",
+        "judge",
+        "scores",
+    }
+    assert {float(c["seconds"]) for c in costs} == {30.0}
+    assert all(c["sessions"] == "2" for c in costs)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_artifact_that_has_moved_away_costs_an_unknown_time(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=8))
+    (tmp_path / "captioner/run.jsonl").unlink()
+    folder = write_report(tmp_path / "report", replace(cfg, captioners=[]))
+    assert "1 of them left no log" in (folder / PAGE).read_text()
+
+
+def test_the_summary_has_headline_means_and_the_path(default: tuple[Path, ReportConfig]) -> None:
+    folder, _ = default
+    text = summarise(folder)
+    assert text.startswith("made-up: dsc is better than real by")
+    assert re.search(r"human prompts +\d+\.\d ±\d+\.\d", text)
+    assert str(folder / PAGE) in text
+
+
+def test_equal_inputs_give_equal_payload(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=8))
+    first = read_manifest(write_report(tmp_path / "one", cfg))
+    (tmp_path / "scores/run.jsonl").write_text('{"time": 5, "event": "started"}\n')
+    second = read_manifest(write_report(tmp_path / "two", cfg))
+    assert first.digest == second.digest
+    assert "summary.txt" in {p.name for p in first.parts}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_payload_does_not_depend_on_where_folders_lie(tmp_path: Path) -> None:
+    cfg = build(tmp_path / "here", replace(CONTROL, pairs=6))
+    here = read_manifest(write_report(tmp_path / "here/report", cfg))
+    (tmp_path / "here").rename(tmp_path / "there")
+
+    def moved(path: Path) -> Path:
+        return tmp_path / "there" / path.name
+
+    paths = {
+        name: [moved(p) for p in value] if isinstance(value, list) else moved(value)
+        for name, value in vars(cfg).items()
+        if isinstance(value, Path) or (isinstance(value, list) and value)
+    }
+    there = read_manifest(write_report(tmp_path / "another", replace(cfg, **paths)))
+    assert there.digest == here.digest
+    costs = (tmp_path / "another/cost.csv").read_text()
+    assert "captioner" in costs
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_begun_and_killed_is_written_anew(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=8))
+    whole = read_manifest(write_report(tmp_path / "report", cfg)).digest
+    (tmp_path / "report/manifest.json").unlink()
+    write_json(
+        tmp_path / "report/begun.json",
+        {"recipe": read_recipe(cfg, tmp_path), "inputs": read_inputs(tmp_path)},
+    )
+    (tmp_path / "report/tables/stale.csv").write_text("half")
+    assert read_manifest(write_report(tmp_path / "report", cfg)).digest == whole
+
+
+def read_recipe(cfg: ReportConfig, root: Path) -> dict[str, Any]:
+    return read_manifest(write_report(root / "again", cfg)).recipe
+
+
+def read_inputs(root: Path) -> list[list[str]]:
+    return [[i.role, i.digest] for i in read_manifest(root / "again").inputs]
+
+
+DRIVER = """
+const said = [];
+const rows = (id) => [...document.querySelectorAll(id + " tbody tr")].map((r) => r.cells[0].textContent);
+const press = (key) => document.getElementById("viewer").dispatchEvent(
+  new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const label = () => document.querySelector("#viewer .label").textContent;
+const head = document.querySelector("#table-pairs th button");
+head.click(); const up = rows("#table-pairs"); head.click(); const down = rows("#table-pairs");
+said.push(["sorted", String(up) === String([...down].reverse()) && up[0] < up[2]]);
+said.push(["aria", head.parentElement.getAttribute("aria-sort")]);
+document.querySelector("button.shot").click();
+said.push(["open", document.getElementById("viewer").open, label()]);
+press("ArrowRight"); said.push(["right", label()]);
+press("ArrowRight"); press("ArrowRight"); press("ArrowRight"); said.push(["round", label()]);
+const first = document.querySelector("#viewer .prompt").textContent;
+press("ArrowDown"); said.push(["down", document.querySelector("#viewer .prompt").textContent !== first]);
+document.querySelector("[data-close]").click(); said.push(["closed", !document.getElementById("viewer").open]);
+said.push(["alerts", window.alerts ?? 0]);
+said.push(["wide", document.documentElement.scrollWidth <= window.innerWidth]);
+document.body.textContent = "SAID" + JSON.stringify(said) + "DIAS";
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+def test_tables_sort_and_pictures_flip_in_a_browser(
+    default: tuple[Path, ReportConfig], tmp_path: Path
+) -> None:
+    folder, _ = default
+    page = (folder / PAGE).read_text()
+    # The page's own policy forbids a foreign script, this one too.
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    page = page.replace(
+        "<head>", "<head><script>window.alert = () => { window.alerts = 1; }</script>"
+    )
+    driven = tmp_path / "driven.html"
+    driven.write_text(page.replace("</body>", f"<script>{DRIVER}</script></body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    done = subprocess.run(
+        ["chromium", *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,800",
+         "--dump-dom", driven.as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    said = re.search(r"SAID(.*?)DIAS", done.stdout)
+    assert said is not None, done.stderr[-500:]
+    assert json.loads(said.group(1)) == [
+        ["sorted", True], ["aria", "descending"], ["open", True, "(picture)"], ["right", "real"],
+        ["round", "(picture)"], ["down", True], ["closed", True], ["alerts", 0], ["wide", True],
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ choices and refusals
+
+
+def test_the_pictures_shown_follow_the_stated_rule() -> None:
+    pairs = [digest_bytes(str(i).encode()) for i in range(40)]
+    differences = {p: float(i) for i, p in enumerate(pairs)}
+    chosen = choose(differences, pair_ids=pairs, num_pictures=8, seed=0)
+    assert [c.pair_id for c in chosen if c.reason == GREATEST] == [pairs[39], pairs[38]]
+    assert [c.pair_id for c in chosen if c.reason == LEAST] == [pairs[0], pairs[1]]
+    drawn = [c.pair_id for c in chosen if c.reason == DRAWN]
+    assert len(drawn) == 4
+    assert len({c.pair_id for c in chosen}) == 8
+    again = choose(differences, pair_ids=pairs[::-1], num_pictures=8, seed=0)
+    assert [c.pair_id for c in again] == [c.pair_id for c in chosen]
+    other = choose(differences, pair_ids=pairs, num_pictures=8, seed=1)
+    assert [c.pair_id for c in other][:4] != drawn
+
+
+def test_few_prompts_are_all_shown_once() -> None:
+    pairs = [digest_bytes(str(i).encode()) for i in range(3)]
+    chosen = choose(dict.fromkeys(pairs, 0.0), pair_ids=pairs, num_pictures=12, seed=0)
+    assert sorted(c.pair_id for c in chosen) == sorted(pairs)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_scores_of_another_judge_are_refused(tmp_path: Path) -> None:
+    study = replace(CONTROL, pairs=6)
+    cfg = build(tmp_path, study)
+    other = make_judge(tmp_path / "other", replace(study, retrieval=0.9), [])
+    with pytest.raises(ArtifactError, match="was not made with the judge"):
+        write_report(tmp_path / "report", replace(cfg, judge=other.folder))
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_generation_without_score_is_an_error(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=6))
+    manifest = read_manifest(cfg.scores)
+    table = artifacts.open_scores(cfg.scores).table
+    first = read_first_generation(cfg)
+    keep = [g != first for g in table["generation_id"].to_pylist()]
+    artifacts.write_scores(cfg.scores / "scores.parquet", table.filter(pa.array(keep)))
+    write_manifest(cfg.scores, manifest)
+    with pytest.raises(ArtifactError, match=f"1 pictures of .* have no score, {first}"):
+        write_report(tmp_path / "report", cfg)
+
+
+def read_first_generation(cfg: ReportConfig) -> str:
+    from t2i.artifacts import open_generations
+
+    return str(open_generations(cfg.generations[0]).table["generation_id"][0].as_py())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_unknown_arm_in_the_primary_comparison_is_refused(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=6))
+    wrong = replace(cfg, primary=replace(cfg.primary, better="dcs"))
+    with pytest.raises(InputError, match="no arm is called 'dcs'"):
+        write_report(tmp_path / "report", wrong)
+
+
+def test_a_formula_in_a_caption_stays_text_in_a_spreadsheet() -> None:
+    from eval.report_tables import Table
+
+    table = Table(name="t", title="", columns=[], rows=[], records=[{"prompt": "=1+1", "x": -1.5}])
+    assert table.csv() == b"prompt,x\n'=1+1,-1.5\n"
+
+
+def test_cluster_means_weigh_every_prompt_once() -> None:
+    rows = Rows(
+        np.array([0, 0, 1]), np.array([0, 0, 1]), np.zeros(3, int), np.array([0, 1, 0]),
+        np.array([1.0, 3.0, 7.0]),
+    )  # fmt: skip
+    assert cluster_means(rows).tolist() == [2.0, 7.0]

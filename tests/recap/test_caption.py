@@ -1,0 +1,230 @@
+"""Captioning an images artifact: parts, quarantine, resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launch.errors import ConfigError, InputError, StoppedError
+from launch.manifest import is_complete, read_manifest
+from launch.run import Run
+from recap import caption as module
+from recap.artifacts import open_captions, open_images
+from recap.caption import batches, caption
+from recap.captioners import Caption, CoCaCaptioner, open_captioner
+from recap.config import (
+    CaptionConfig,
+    CaptionerSizeConfig,
+    CaptionerTrainConfig,
+    DecodeConfig,
+    GateConfig,
+    IngestConfig,
+    ScenesConfig,
+    SplitConfig,
+)
+from recap.ingest import ingest
+from recap.train import train
+
+LENIENT = GateConfig(max_gated_share=1.0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images in four shards and a barely trained captioner."""
+    folder = tmp_path_factory.mktemp("world")
+    scenes = IngestConfig(
+        source="scenes",
+        name="tiny",
+        scenes=ScenesConfig(num_pictures=96, image_size=16),
+        split=SplitConfig(judge=0.2, test=0.2),
+        pictures_per_shard=24,
+        num_workers=1,
+    )
+    ingest(scenes, Run(out=folder / "images", verb="recap ingest", config=scenes))
+    training = CaptionerTrainConfig(
+        images=folder / "images",
+        kind="alt",
+        model=CaptionerSizeConfig(
+            image_size=16,
+            patch_size=8,
+            width=16,
+            num_heads=2,
+            image_layers=1,
+            text_layers=1,
+            multimodal_layers=1,
+            context_length=16,
+            vocab_size=320,
+        ),
+        samples=160,
+        batch_size=16,
+        lr=5e-3,
+        warmup_samples=32,
+        max_left_out_share=0.9,
+        validation_pictures=8,
+        threads=1,
+    )
+    train(training, Run(out=folder / "captioner", verb="recap train", config=training))
+    return folder
+
+
+def settings(world: Path, **changes: Any) -> CaptionConfig:
+    base = CaptionConfig(
+        images=world / "images",
+        captioner=world / "captioner",
+        kind="ssc",
+        gates=LENIENT,
+        decode=DecodeConfig(method="sample", max_tokens=8),
+        batch_size=8,
+        threads=1,
+    )
+    return replace(base, **changes)
+
+
+def start(cfg: CaptionConfig, out: Path) -> Path:
+    run = Run(out=out, verb="recap caption", config=cfg)
+    try:
+        caption(cfg, run)
+    finally:
+        run.close()
+    return out
+
+
+@pytest.fixture(scope="module")
+def captioned(world: Path) -> Path:
+    return start(settings(world), world / "captions")
+
+
+def test_every_picture_of_the_splits_is_captioned_or_quarantined(
+    world: Path, captioned: Path
+) -> None:
+    images, captions = open_images(world / "images"), open_captions(captioned)
+    wanted = {images.sample_ids[r] for s in ("train", "test") for r in images.rows(s)}
+    accepted = captions.table["sample_id"].to_pylist()
+    gated = captions.quarantined()["sample_id"].to_pylist()
+    assert sorted(accepted + gated) == sorted(wanted)
+    manifest = read_manifest(captioned)
+    assert manifest.counts == {"rows_in": len(wanted), "rows_out": len(accepted)}
+    assert manifest.rejected == {"gated": len(gated)}
+
+
+def test_there_is_one_part_and_one_quarantine_per_shard(captioned: Path) -> None:
+    names = [part.name for part in read_manifest(captioned).parts]
+    assert sum(name.startswith("parts/") for name in names) == 4
+    assert sum(name.startswith("quarantine/") for name in names) == 4
+
+
+def test_quarantined_captions_carry_their_rules_and_accepted_ones_none(captioned: Path) -> None:
+    captions = open_captions(captioned)
+    flags = captions.quarantined()["flags"].to_pylist()
+    assert flags
+    assert all(flags)
+    assert not any(captions.table["flags"].to_pylist())
+    by_rule = read_manifest(captioned).recipe["gated_by_rule"]
+    assert sum(by_rule.values()) == sum(map(len, flags))
+
+
+def test_captions_keep_length_reason_and_log_probability(captioned: Path) -> None:
+    captions = open_captions(captioned)
+    rows = captions.table.to_pylist() + captions.quarantined().to_pylist()
+    assert {row["kind"] for row in rows} == {"ssc"}
+    assert all(row["stop_reason"] in {"end", "length"} for row in rows)
+    assert all(0 <= row["num_tokens"] <= 8 for row in rows)
+    assert all(row["mean_logprob"] < 0 for row in rows)
+
+
+def payload(folder: Path) -> dict[str, str]:
+    return {part.name: part.digest for part in read_manifest(folder).parts}
+
+
+class Killed(BaseException):
+    """What a signal does to a process, as far as files are concerned."""
+
+
+def test_a_killed_job_ends_in_the_same_bytes_as_one_never_killed(
+    world: Path, captioned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = CoCaCaptioner.write, []
+
+    def die_in_the_third_part(*args: Any, **kwargs: Any) -> list[Caption]:
+        calls.append(1)
+        if len(calls) == 7:
+            raise Killed
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(CoCaCaptioner, "write", die_in_the_third_part)
+    with pytest.raises(Killed):
+        start(settings(world), world / "killed")
+    assert not is_complete(world / "killed")
+    finished = list((world / "killed" / "parts").glob("*.parquet"))
+    assert 0 < len(finished) < 4
+    times = {path.name: path.stat().st_mtime_ns for path in finished}
+    monkeypatch.setattr(CoCaCaptioner, "write", real)
+    start(settings(world), world / "killed")
+    assert payload(world / "killed") == payload(captioned)
+    assert read_manifest(world / "killed").digest == read_manifest(captioned).digest
+    assert all(
+        (world / "killed" / "parts" / name).stat().st_mtime_ns == time
+        for name, time in times.items()
+    ), "finished parts must not be written again"
+
+
+def test_a_mostly_bad_job_stops_and_keeps_its_quarantine(world: Path, tmp_path: Path) -> None:
+    cfg = settings(world, gates=GateConfig(min_words=50, max_gated_share=0.5))
+    with pytest.raises(StoppedError, match=r"broke a rule .*too_short"):
+        start(cfg, tmp_path / "bad")
+    assert not is_complete(tmp_path / "bad")
+    assert len(list((tmp_path / "bad" / "quarantine").glob("*.parquet"))) == 4
+
+
+def test_another_seed_samples_other_captions(world: Path, captioned: Path, tmp_path: Path) -> None:
+    assert payload(start(settings(world, seed=1), tmp_path / "other")) != payload(captioned)
+
+
+def test_splits_without_pictures_are_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no picture is in splits nowhere"):
+        start(settings(world, splits=["nowhere"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_size_that_is_no_multiple_of_8_is_refused(world: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size"):
+        settings(world, batch_size=20)
+
+
+def test_every_batch_has_one_size_and_no_row_is_lost() -> None:
+    rows = np.arange(100, 121)
+    found = list(batches(rows, 8))
+    assert [len(batch.rows) for batch in found] == [8, 8, 8]
+    real = np.concatenate([batch.rows[: batch.num_real] for batch in found])
+    assert real.tolist() == rows.tolist()
+    assert list(batches(rows[:0], 8)) == []
+
+
+def test_a_loaded_captioner_writes_text_for_pictures(world: Path) -> None:
+    captioner = open_captioner(world / "captioner")
+    images = open_images(world / "images")
+    pixels = images.pixels([0, 1], size=captioner.image_size)
+    written = captioner.write(
+        pixels, sample_ids=images.sample_ids[:2], config=DecodeConfig(), seed=0
+    )
+    assert len(written) == 2
+    assert all(isinstance(found.text, str) for found in written)
+
+
+def test_a_part_is_complete_only_with_its_quarantine(
+    world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written: list[str] = []
+    real = module.artifacts.write_caption_part
+
+    def note(path: Path, rows: Any) -> None:
+        written.append(path.parent.name)
+        real(path, rows)
+
+    monkeypatch.setattr(module.artifacts, "write_caption_part", note)
+    start(settings(world), tmp_path / "out")
+    assert written == ["quarantine", "parts"] * 4

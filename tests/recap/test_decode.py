@@ -1,0 +1,245 @@
+"""Cached decoding against the model's own forward pass over the growing caption."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from open_clip.coca_model import CoCa as OpenClipCoCa
+
+from recap.captioner import decode as module
+from recap.captioner.coca import CoCa, SpecialTokens, scale_pixels
+from recap.captioner.decode import WrittenCaption, choose, decode
+from recap.config import CaptionerSizeConfig, DecodeConfig
+
+VOCAB = 24
+SPECIAL = SpecialTokens()
+GREEDY = DecodeConfig(max_tokens=64)
+
+
+def talkative_model(*, tower: str = "conv", context_length: int = 20) -> CoCa:
+    """Random weights, scaled up so that captions differ in words and length."""
+    torch.manual_seed(3)
+    size = CaptionerSizeConfig(
+        tower=tower,
+        image_size=16,
+        patch_size=4,
+        width=32,
+        num_heads=2,
+        image_layers=1,
+        text_layers=2,
+        multimodal_layers=2,
+        num_image_tokens=4,
+        context_length=context_length,
+    )
+    model = CoCa(size, vocab_size=VOCAB, special=SPECIAL).eval()
+    with torch.no_grad():
+        for block in model.text_decoder.cross_attn:
+            block.attn.out_proj.weight.mul_(16)
+        model.text_decoder.text_projection.mul_(3)
+        model.text_decoder.text_projection[:, SPECIAL.end].mul_(2.5)  # so that some rows end
+        model.text.positional_embedding.mul_(30)
+        model.text.token_embedding.weight.mul_(10)
+    return model
+
+
+def random_pixels(num: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (num, 16, 16, 3), dtype=torch.uint8, generator=generator)
+
+
+def ids(num: int) -> list[str]:
+    return [f"{n:032x}" for n in range(1 << 70, (1 << 70) + (num << 66), 1 << 66)]
+
+
+def write(
+    model: CoCa,
+    pixels: torch.Tensor,
+    *,
+    config: DecodeConfig = GREEDY,
+    sample_ids: list[str] | None = None,
+    seed: int = 0,
+) -> list[WrittenCaption]:
+    with torch.inference_mode():
+        tokens = model.encode_image(pixels).tokens
+    return decode(
+        model.text,
+        model.text_decoder,
+        tokens,
+        special=SPECIAL,
+        config=config,
+        sample_ids=sample_ids if sample_ids is not None else ids(len(pixels)),
+        seed=seed,
+    )
+
+
+@torch.inference_mode()
+def write_uncached(model: CoCa, pixels: torch.Tensor, *, max_tokens: int) -> list[list[int]]:
+    """Choose the likeliest token by a whole forward pass over everything written so far."""
+    tokens = torch.full((len(pixels), 1), SPECIAL.start)
+    image_tokens = model.encode_image(pixels).tokens
+    for _ in range(max_tokens):
+        states = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool)).states
+        logits = model.caption_logits(states, image_tokens)[:, -1]
+        logits[:, [SPECIAL.pad, SPECIAL.start]] = float("-inf")
+        tokens = torch.cat([tokens, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    return [until_end(row) for row in tokens[:, 1:].tolist()]
+
+
+def until_end(tokens: list[int]) -> list[int]:
+    return tokens[: tokens.index(SPECIAL.end)] if SPECIAL.end in tokens else tokens
+
+
+@pytest.mark.parametrize("tower", ["conv", "vit"])
+def test_greedy_tokens_equal_those_of_an_uncached_loop(tower: str) -> None:
+    model, pixels = talkative_model(tower=tower), random_pixels(64)
+    written = write(model, pixels)
+    assert [c.tokens for c in written] == write_uncached(model, pixels, max_tokens=19)
+    assert len({tuple(c.tokens) for c in written}) > 4, "the model must say different things"
+    assert len({len(c.tokens) for c in written}) > 3, "rows must finish at different times"
+
+
+@pytest.mark.parametrize("config", [GREEDY, DecodeConfig(method="sample", max_tokens=18)])
+def test_dropping_finished_rows_changes_no_token(
+    config: DecodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, pixels = talkative_model(tower="vit"), random_pixels(64)
+    kept = []
+    keep = module.CachedText.keep
+
+    def note(self: module.CachedText, rows: torch.Tensor) -> None:
+        kept.append(len(rows))
+        keep(self, rows)
+
+    monkeypatch.setattr(module.CachedText, "keep", note)
+    written = []
+    for shrink_below in (0.0, 0.9):
+        monkeypatch.setattr(module, "SHRINK_BELOW", shrink_below)
+        written.append([c.tokens for c in write(model, pixels, config=config)])
+    assert written[0] == written[1]
+    assert kept
+    assert all(num % 8 == 0 for num in kept)
+
+
+@torch.inference_mode()
+def test_greedy_tokens_equal_those_of_open_clip_over_the_same_weights() -> None:
+    model, pixels = talkative_model(tower="vit"), random_pixels(16)
+    size = model.size
+    text = {
+        "context_length": size.context_length,
+        "vocab_size": VOCAB,
+        "width": size.width,
+        "heads": size.num_heads,
+        "layers": 2,
+    }
+    vision = {
+        "image_size": size.image_size,
+        "patch_size": size.patch_size,
+        "width": size.width,
+        "head_width": size.width // size.num_heads,
+        "layers": size.image_layers,
+        "attentional_pool": True,
+        "attn_pooler_queries": size.num_image_tokens + 1,
+        "attn_pooler_heads": size.num_heads,
+        "output_tokens": True,
+    }
+    other = OpenClipCoCa(
+        embed_dim=size.width,
+        multimodal_cfg=text,
+        text_cfg={**text, "embed_cls": True, "output_tokens": True},
+        vision_cfg=vision,
+    ).eval()
+    other.load_state_dict(model.state_dict(), strict=True)
+    images = scale_pixels(pixels)
+    tokens = torch.full((len(pixels), 1), SPECIAL.start)
+    for _ in range(size.context_length - 1):
+        logits = other(images, tokens, output_labels=False)["logits"][:, -1]
+        logits[:, [SPECIAL.pad, SPECIAL.start]] = float("-inf")
+        tokens = torch.cat([tokens, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    expected = [until_end(row) for row in tokens[:, 1:].tolist()]
+    assert [c.tokens for c in write(model, pixels)] == expected
+
+
+def test_a_caption_does_not_depend_on_the_other_rows() -> None:
+    model, pixels = talkative_model(), random_pixels(32)
+    together = write(model, pixels)
+    backwards = write(model, pixels.flip(0))[::-1]
+    alone = [write(model, pixels[n : n + 1])[0] for n in range(8)]
+    assert [c.tokens for c in together] == [c.tokens for c in backwards]
+    assert [c.tokens for c in together[:8]] == [c.tokens for c in alone]
+
+
+def test_sampled_captions_are_functions_of_seed_and_sample_id() -> None:
+    model, pixels = talkative_model(), random_pixels(32)
+    config = DecodeConfig(method="sample", max_tokens=12)
+    sample_ids = ids(32)
+    first = [c.tokens for c in write(model, pixels, config=config)]
+    backwards = write(model, pixels.flip(0), config=config, sample_ids=sample_ids[::-1])[::-1]
+    assert first == [c.tokens for c in backwards]
+    assert first != [c.tokens for c in write(model, pixels, config=config, seed=1)]
+    same_picture = pixels[:1].expand(32, -1, -1, -1)
+    assert len({tuple(c.tokens) for c in write(model, same_picture, config=config)}) > 8
+
+
+def test_a_caption_that_finds_no_room_says_so() -> None:
+    model, pixels = talkative_model(), random_pixels(32)
+    written = write(model, pixels, config=DecodeConfig(max_tokens=4))
+    reasons = {c.stop_reason for c in written}
+    assert reasons == {"end", "length"}
+    for caption in written:
+        assert len(caption.tokens) == 4 if caption.stop_reason == "length" else True
+        assert len(caption.tokens) <= 4
+
+
+def test_the_context_bounds_a_caption_whatever_is_asked() -> None:
+    model = talkative_model(context_length=6)
+    written = write(model, random_pixels(16), config=DecodeConfig(max_tokens=1000))
+    assert max(len(c.tokens) for c in written) == 5
+
+
+def test_the_mean_log_probability_is_that_of_a_forward_pass() -> None:
+    model, pixels = talkative_model(), random_pixels(8)
+    for n, caption in enumerate(write(model, pixels)):
+        tokens = [SPECIAL.start, *caption.tokens]
+        tokens += [SPECIAL.end] if caption.stop_reason == "end" else []
+        row = torch.tensor([tokens])
+        with torch.inference_mode():
+            states = model.encode_text(row, torch.ones_like(row, dtype=torch.bool)).states
+            image_tokens = model.encode_image(pixels[n : n + 1]).tokens
+            logits = model.caption_logits(states[:, :-1], image_tokens)
+            logits[:, :, [SPECIAL.pad, SPECIAL.start]] = float("-inf")
+            expected = logits.log_softmax(dim=-1).gather(2, row[:, 1:, None]).mean()
+        assert caption.mean_logprob == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_pad_and_start_are_never_written() -> None:
+    model = talkative_model()
+    with torch.no_grad():
+        model.text_decoder.text_projection[:, SPECIAL.pad] = 100.0
+        model.text_decoder.text_projection[:, SPECIAL.start] = -100.0
+    config = DecodeConfig(method="sample", temperature=5.0, max_tokens=12)
+    for caption in write(model, random_pixels(16), config=config):
+        assert not {SPECIAL.pad, SPECIAL.start, SPECIAL.end} & set(caption.tokens)
+
+
+def test_a_uniform_draw_chooses_tokens_in_proportion_to_their_probability() -> None:
+    probs = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    draws = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    config = DecodeConfig(method="sample")
+    chosen = choose(probs.log().expand(1000, -1), config=config, draw=draws)
+    assert (torch.bincount(chosen, minlength=4) - 1000 * probs).abs().max() <= 1
+
+
+def test_the_nucleus_leaves_out_unlikely_tokens() -> None:
+    probs = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    draws = torch.linspace(0, 1 - 2**-53, 1000, dtype=torch.float64)
+    for top_p, kept in ((0.3, {3}), (0.5, {2, 3}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        config = DecodeConfig(method="sample", top_p=top_p)
+        chosen = choose(probs.log().expand(1000, -1), config=config, draw=draws)
+        assert set(chosen.tolist()) == kept
+
+
+def test_a_low_temperature_is_nearly_greedy() -> None:
+    logits = torch.randn(64, VOCAB, generator=torch.Generator().manual_seed(0))
+    config = DecodeConfig(method="sample", temperature=1e-4)
+    chosen = choose(logits, config=config, draw=torch.full((64,), 0.999, dtype=torch.float64))
+    assert torch.equal(chosen, logits.argmax(dim=-1))

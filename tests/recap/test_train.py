@@ -1,0 +1,321 @@
+"""Training a captioner: what it reads, how it resumes, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launch.errors import ConfigError, InputError, StoppedError
+from launch.manifest import is_complete, read_manifest
+from launch.run import Run
+from recap import train as module
+from recap.annotate import annotate
+from recap.artifacts import CaptionRow, caption_part_name, open_images, write_caption_part
+from recap.captioner.folder import load_captioner
+from recap.config import (
+    AnnotateConfig,
+    CaptionerSizeConfig,
+    CaptionerTrainConfig,
+    IngestConfig,
+    ScenesConfig,
+    SplitConfig,
+)
+from recap.ingest import ingest
+from recap.train import Order, average_decay, is_due, learning_rate, train
+
+SIZE = CaptionerSizeConfig(
+    image_size=16,
+    patch_size=8,
+    width=16,
+    num_heads=2,
+    image_layers=1,
+    text_layers=1,
+    multimodal_layers=1,
+    context_length=80,
+    vocab_size=400,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and annotated captions of a tiny world."""
+    folder = tmp_path_factory.mktemp("world")
+    scenes = IngestConfig(
+        source="scenes",
+        name="tiny",
+        scenes=ScenesConfig(num_pictures=96, image_size=16),
+        split=SplitConfig(judge=0.1, test=0.2),
+        num_workers=1,
+    )
+    ingest(scenes, Run(out=folder / "images", verb="recap ingest", config=scenes))
+    corpus = AnnotateConfig(
+        images=folder / "images", teacher="claims", kinds=["ssc", "dsc"], num_pictures=40
+    )
+    annotate(corpus, Run(out=folder / "corpus", verb="recap annotate", config=corpus))
+    return folder
+
+
+def settings(world: Path, **changes: Any) -> CaptionerTrainConfig:
+    base = CaptionerTrainConfig(
+        images=world / "images",
+        tokenizer_texts=[world / "corpus"],
+        kind="alt",
+        model=SIZE,
+        samples=64,
+        batch_size=16,
+        warmup_samples=32,
+        checkpoint_samples=16,
+        log_samples=16,
+        max_left_out_share=0.5,
+        validation_pictures=8,
+        threads=1,
+    )
+    return replace(base, **changes)
+
+
+def start(cfg: CaptionerTrainConfig, out: Path) -> Path:
+    run = Run(out=out, verb="recap train", config=cfg)
+    try:
+        train(cfg, run)
+    finally:
+        run.close()
+    return out
+
+
+@pytest.fixture(scope="module")
+def base(world: Path) -> Path:
+    return start(settings(world), world / "base")
+
+
+def payload(folder: Path) -> dict[str, str]:
+    return {part.name: part.digest for part in read_manifest(folder).parts}
+
+
+def test_pretraining_leaves_a_captioner_that_loads(base: Path) -> None:
+    manifest = read_manifest(base, artifact="captioner", version=1)
+    assert set(payload(base)) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "validation.json",
+    }
+    assert manifest.counts["samples_seen"] == 64
+    model, tokenizer = load_captioner(base)
+    assert model.size == SIZE
+    assert tokenizer.vocab_size <= 400
+    assert not (base / "checkpoints").exists()
+
+
+def test_rows_in_are_rows_out_and_those_left_out(base: Path, world: Path) -> None:
+    manifest = read_manifest(base)
+    images = open_images(world / "images")
+    rows = images.rows("train")
+    num_empty = sum(not images.alt[row].strip() for row in rows)
+    assert manifest.counts["rows_in"] == len(rows)
+    assert manifest.counts["rows_out"] == len(rows) - num_empty
+    assert sum(manifest.rejected.values()) == num_empty
+
+
+def test_a_fine_tune_starts_from_its_base_and_keeps_its_vocabulary(world: Path, base: Path) -> None:
+    cfg = settings(world, kind="dsc", init=base, captions=[world / "corpus"], samples=16, lr=1e-6)
+    out = start(cfg, world / "dsc")
+    assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert read_manifest(out).counts["rows_in"] == 40
+    validation = json.loads((out / "validation.json").read_text())
+    assert set(validation) >= {"alt", "alt_before", "captions", "written"}
+    assert set(validation["written"]["claims"]) == {
+        "objects",
+        "number_place",
+        "colour_size",
+        "words",
+        "all",
+    }
+
+
+class Killed(BaseException):
+    """What a signal does to a process, as far as files are concerned."""
+
+
+def test_a_killed_training_ends_in_the_same_bytes_as_one_never_killed(
+    world: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def die_in_the_fourth_step(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 4:
+            raise Killed
+        return module_objective(*args, **kwargs)
+
+    module_objective = module.objective
+    monkeypatch.setattr(module, "objective", die_in_the_fourth_step)
+    with pytest.raises(Killed):
+        start(settings(world), world / "killed")
+    assert not is_complete(world / "killed")
+    monkeypatch.setattr(module, "objective", module_objective)
+    start(settings(world), world / "killed")
+    assert payload(world / "killed") == payload(base)
+
+
+def test_how_often_training_logs_and_saves_is_no_part_of_the_recipe(
+    world: Path, base: Path
+) -> None:
+    cfg = settings(world, log_samples=48, checkpoint_samples=1000)
+    out = start(cfg, world / "rarely")
+    assert payload(out) == payload(base)
+    assert read_manifest(out).digest == read_manifest(base).digest
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_pictures(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.objective
+
+    def no_number(*args: Any, **kwargs: Any) -> Any:
+        losses = real(*args, **kwargs)
+        return losses._replace(total=losses.total * float("nan"))
+
+    stepped = []
+    monkeypatch.setattr(module, "objective", no_number)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, **k: stepped.append(1))
+    with pytest.raises(StoppedError, match=r"step 0, rank 0.*not finite") as error:
+        start(settings(world), world / "nan")
+    assert not stepped
+    images = open_images(world / "images")
+    named = [word for word in str(error.value).split() if len(word) == 32]
+    assert len(named) == 16
+    assert set(named) <= set(images.sample_ids)
+
+
+def test_training_lowers_the_loss(world: Path, tmp_path: Path) -> None:
+    start(settings(world, samples=480, lr=5e-3), tmp_path / "longer")
+    lines = (tmp_path / "longer" / "run.log.jsonl").read_text().splitlines()
+    losses = [json.loads(line) for line in lines]
+    captioning = [line["captioning"] for line in losses if line["event"] == "train"]
+    assert captioning[-1] < 0.7 * captioning[0]
+
+
+def test_captions_longer_than_the_context_are_left_out_and_counted(
+    world: Path, tmp_path: Path
+) -> None:
+    size = replace(SIZE, context_length=16)
+    out = start(settings(world, model=size, max_left_out_share=0.9), tmp_path / "short")
+    manifest = read_manifest(out)
+    assert manifest.rejected["longer_than_context"] > 0
+    assert manifest.counts["rows_in"] == manifest.counts["rows_out"] + sum(
+        manifest.rejected.values()
+    )
+
+
+def test_too_many_unusable_captions_are_refused_before_anything_is_written(
+    world: Path, tmp_path: Path
+) -> None:
+    size = replace(SIZE, context_length=4)
+    with pytest.raises(InputError, match=r"longer_than_context.*max_left_out_share=0\.1"):
+        start(settings(world, model=size, max_left_out_share=0.1), tmp_path / "short")
+    assert not (tmp_path / "short").exists()
+
+
+def test_a_batch_larger_than_the_corpus_is_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a batch takes 1024"):
+        start(settings(world, batch_size=1024), tmp_path / "out")
+
+
+def test_a_kind_without_captions_is_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="kind=dsc needs captions"):
+        start(settings(world, kind="dsc"), tmp_path / "out")
+
+
+def test_captions_of_other_pictures_are_refused(world: Path, base: Path, tmp_path: Path) -> None:
+    row = CaptionRow(sample_id="f" * 32, kind="dsc", text="a red circle")
+    name = caption_part_name(0)
+    cfg = settings(world)
+    run = Run(out=tmp_path / "foreign", verb="recap annotate", config=cfg)
+    run.start({})
+    write_caption_part(run.out / name, [row])
+    run.finish(artifact="captions", counts={"rows_in": 1, "rows_out": 1}, parts=[name])
+    with pytest.raises(InputError, match="written for other pictures"):
+        start(
+            settings(world, kind="dsc", init=base, captions=[tmp_path / "foreign"]),
+            tmp_path / "out",
+        )
+
+
+def test_one_picture_with_two_captions_of_the_kind_is_refused(
+    world: Path, base: Path, tmp_path: Path
+) -> None:
+    twice = [world / "corpus", world / "corpus"]
+    with pytest.raises(InputError, match="give each picture's caption once"):
+        start(settings(world, kind="dsc", init=base, captions=twice), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 12}, "batch_size"),
+        ({"samples": 0}, "samples"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"captioning_weight": 0.0}, "captioning_weight"),
+        ({"num_length_groups": 0}, "num_length_groups"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    world: Path, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        settings(world, **changes)
+
+
+def test_every_picture_comes_once_an_epoch() -> None:
+    order = Order(np.arange(40, dtype=np.uint64) << np.uint64(32), seed=0)
+    seen = np.concatenate([order.batch(n, 16) for n in range(0, 160, 16)])
+    for epoch in range(4):
+        assert sorted(seen[epoch * 40 : (epoch + 1) * 40]) == list(range(40))
+    assert seen[:40].tolist() != seen[40:80].tolist()
+
+
+def test_a_batch_depends_on_the_samples_seen_alone() -> None:
+    ids = np.arange(40, dtype=np.uint64) << np.uint64(32)
+    whole = Order(ids, seed=0).batch(0, 160)
+    assert Order(ids, seed=0).batch(96, 16).tolist() == whole[96:112].tolist()
+    assert Order(ids, seed=1).batch(96, 16).tolist() != whole[96:112].tolist()
+
+
+def test_the_learning_rate_rises_then_falls_to_zero(world: Path) -> None:
+    cfg = settings(world, samples=3200, warmup_samples=320, lr=1.0)
+    rates = [learning_rate(seen, cfg) for seen in range(0, 3200, 16)]
+    peak = int(np.argmax(rates))
+    assert rates[0] == pytest.approx(8 / 320)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates[-1] < 1e-4
+
+
+def test_a_short_training_reaches_its_peak_too(world: Path) -> None:
+    cfg = settings(world, samples=640, warmup_samples=100_000, lr=1.0)
+    rates = [learning_rate(seen, cfg) for seen in range(0, 640, 16)]
+    assert max(rates) > 0.9
+    assert rates[-1] < 0.01
+
+
+def test_the_average_forgets_the_initial_weights_soon(world: Path) -> None:
+    cfg = settings(world, ema_decay=0.99)
+    assert average_decay(1, cfg) < 0.2
+    assert average_decay(10_000, cfg) == 0.99
+
+
+def test_something_due_every_so_many_samples_comes_that_often() -> None:
+    due = [step for step in range(1, 41) if is_due(step, 100, 16)]
+    assert len(due) == 40 * 16 // 100
+    assert is_due(1, 8, 16)
