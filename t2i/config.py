@@ -290,6 +290,5 @@ class SampleConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.curve_pairs < 0 or self.seed < 0:
             raise ConfigError(
-                "curve_pairs and seed must not be negative, got "
-                f"{self.curve_pairs} and {self.seed}"
+                f"curve_pairs and seed must not be negative, got {self.curve_pairs} and {self.seed}"
             )

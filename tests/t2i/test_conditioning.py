@@ -21,6 +21,7 @@ from transformers import (
 from launch.errors import ArtifactError, ConfigError, InputError
 from t2i.conditioning import (
     NUM_SENTINELS,
+    Corpus,
     TextEncoder,
     corrupt_spans,
     fit,
@@ -149,6 +150,18 @@ def test_length_batches_hold_every_text_once(lengths: list[int], batch_size: int
     for batch in batches:
         assert len(batch.rows) <= batch_size
         assert all(batch.length - 8 < lengths[row] <= batch.length for row in batch.rows)
+
+
+def test_a_document_joins_two_texts_of_one_picture_and_keeps_its_end() -> None:
+    corpus = Corpus([{"a": [50, 51, 1], "b": [52, 1]}, {"a": [60, 61, 62, 1]}], max_tokens=5)
+    assert corpus.document(0, "a", 0.5) == [50, 51, 60, 61, 1]
+    assert corpus.document(0, "b", 0.5) == [52, 1]
+    assert corpus.draw(1, batch_size=9, seed=0) == corpus.draw(1, batch_size=9, seed=0)
+
+
+def test_the_embeddings_stay_as_they_were_drawn(made: Chain) -> None:
+    model = T5EncoderModel.from_pretrained(made.text_encoder, local_files_only=True)
+    assert model.shared.weight.std().item() == pytest.approx(1.0, rel=0.1)
 
 
 def test_the_quality_of_a_fit_is_stated(made: Chain) -> None:
