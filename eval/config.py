@@ -77,7 +77,7 @@ class FitJudgeConfig:
     seed: int = 0
     """Seed of initial weights and draws."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
 
@@ -118,7 +118,7 @@ class ScoreConfig:
     batch_size: int = 256
     """Rows per step; a multiple of 8, part of the recipe."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
 

@@ -40,6 +40,9 @@ class Instance:
     folder: Path
     """Where its artifact goes."""
 
+    reads: list[Path]
+    """Folders of other steps that it reads."""
+
     cost_key: str
     """Equal for runs that cost the same: everything but arm, seed and inputs."""
 
@@ -235,6 +238,7 @@ def _instance(
         step=step,
         words=[*words, "--out", str(store / stem), *_overrides(settings)],
         folder=store / stem,
+        reads=sorted(folders),
         cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
         minutes=float(spec.get("minutes", 0)),
         gib=float(spec.get("gib", 0)),

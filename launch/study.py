@@ -1,15 +1,13 @@
 """Run a study: refuse and price everything first, then start the stages, then say what came out.
 
-Stages run as processes, one after another; consecutive steps of one stage share a process, which
-saves importing torch for each. This module knows of their work only what the plan says.
+Stages run as processes, several at a time (`launch/workers.py`). This module knows of their work
+only what the plan says.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,9 +15,11 @@ from pathlib import Path
 
 from launch import manifest as manifests
 from launch.config import Tree, load_tree
-from launch.errors import ConfigError, StoppedError
+from launch.errors import ConfigError
 from launch.manifest import RUN_LOG
-from launch.plan import Plan, make_plan
+from launch.plan import Instance, Plan, make_plan
+from launch.screen import Screen
+from launch.workers import run_all
 
 
 def study(
@@ -52,10 +52,10 @@ def study(
         return 0
     _refuse_small_disk(plan, store)
     _write_index(plan, folder, tree)
-    _run_all(plan)
+    _run_all(plan, num_workers=int(tree.get("jobs", 1)))
     _write_links(plan, folder)
     if plan.show is not None:
-        print("\n" + plan.show.read_text())
+        print(f"\n{plan.show.read_text().rstrip()}\n\n{plan.show.parent}", flush=True)
     return 0
 
 
@@ -128,79 +128,19 @@ def _write_index(plan: Plan, folder: Path, tree: Tree) -> None:
     manifests.write_bytes(folder / "study.yaml", text.encode())
 
 
-def _run_all(plan: Plan) -> None:
+def _run_all(plan: Plan, *, num_workers: int) -> None:
     # Two steps with the same settings share a folder, which is filled once.
     todo = list({i.folder: i for i in reversed(plan.to_do())}.values())[::-1]
-    prices = _priced(plan)
-    left = sum(prices[i.name][0] for i in todo)
-    stage: Stage | None = None
-    try:
-        for number, instance in enumerate(todo, start=1):
-            minutes = prices[instance.name][0]
-            print(
-                f"\n[{number}/{len(todo)}] {instance.name}  predicted {minutes:.1f} min, "
-                f"{left:.0f} min to the end",
-                flush=True,
-            )
-            if stage is None or stage.name != instance.words[0]:
-                if stage is not None:
-                    stage.close()
-                stage = Stage(instance.words[0])
-            code = stage.run(instance.words[1:])
-            if code or not manifests.is_complete(instance.folder):
-                raise StoppedError(
-                    f"{instance.name} failed with exit code {code}; its message stands above. What "
-                    "was complete is kept. To repeat this step alone:\n  python -m "
-                    + shlex.join(instance.words)
-                )
-            with (instance.folder / RUN_LOG).open("a") as file:
-                file.write(json.dumps({"event": "step", "cost_key": instance.cost_key}) + "\n")
-            left -= minutes
-    finally:
-        if stage is not None:
-            stage.close()
+    minutes = {name: price[0] for name, price in _priced(plan).items()}
+    screen = Screen(total=len(todo), minutes=sum(minutes[i.name] for i in todo))
 
+    def finished(step: Instance) -> None:
+        with (step.folder / RUN_LOG).open("a") as file:
+            file.write(json.dumps({"event": "step", "cost_key": step.cost_key}) + "\n")
+        screen.finished(step.name, minutes=minutes[step.name])
 
-class Stage:
-    """A process of one stage that runs verbs one after another and answers with exit codes."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._answers, theirs = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", name, "sequence", str(theirs)],
-            stdin=subprocess.PIPE,
-            pass_fds=[theirs],
-            text=True,
-            preexec_fn=_die_with_parent,
-        )
-        os.close(theirs)
-
-    def run(self, words: Sequence[str]) -> int:
-        """Run one verb; return its exit code, or the process's own if it died."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(list(words)) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return self._process.wait() or 1
-        answer = os.read(self._answers, 16)
-        return int(answer) if answer else (self._process.wait() or 1)
-
-    def close(self) -> None:
-        """Let the process end."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-        os.close(self._answers)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to stop this child when the study is killed, so that no orphan keeps a lock."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    with screen:
+        run_all(todo, num_workers=num_workers, minutes=minutes, finished=finished, show=screen.show)
 
 
 def _write_links(plan: Plan, folder: Path) -> None:

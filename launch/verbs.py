@@ -25,6 +25,9 @@ from launch import config as configs
 from launch.errors import CaptionmixError, InputError
 from launch.run import Run
 
+ANSWER = "\x1eexit code "
+"""Begins the line with which a stage answers a study that a step ended."""
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -50,7 +53,7 @@ def main(stage: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -
     if words[0] == "check":
         return guarded(lambda: _check(table))
     if words[0] == "sequence":
-        return _sequence(stage, table, answers=int(words[1]))
+        return _sequence(stage, table)
     if words[0] not in table:
         print(
             f"{stage}: unknown verb {words[0]!r}; expected one of {', '.join(table)}.",
@@ -130,16 +133,15 @@ def _check(table: dict[str, Verb]) -> None:
         _load(table[name], _parser("check", table[name]).parse_args(words))
 
 
-def _sequence(stage: str, table: dict[str, Verb], *, answers: int) -> int:
+def _sequence(stage: str, table: dict[str, Verb]) -> int:
     """Run verbs as a study sends them, one JSON list of words a line, answering with exit codes."""
     for line in sys.stdin:
         name, *words = json.loads(line)
         arguments = _parser(stage, table[name]).parse_args(words)
         arguments.words = words
         code = guarded(functools.partial(_run, stage, table[name], arguments))
-        os.write(answers, str(code).encode())
-        if code:
-            return code
+        sys.stderr.flush()
+        print(f"{ANSWER}{code}", flush=True)
     return 0
 
 

@@ -244,7 +244,7 @@ class CaptionerTrainConfig:
     seed: int = 0
     """Seed of initial weights and of every draw."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe because arithmetic depends on it."""
 
     def __post_init__(self) -> None:
@@ -349,7 +349,7 @@ class CaptionConfig:
     seed: int = 0
     """Seed of sampling."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class AutoencoderConfig:
     checkpoint_samples: int = 6400
     """Pictures between exact checkpoints."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
 
@@ -90,7 +90,7 @@ class TextEncoderConfig:
     checkpoint_samples: int = 12_800
     """Texts between exact checkpoints."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
 
@@ -122,7 +122,7 @@ class EncodeConfig:
     batch_size: int = 64
     """Rows per step; a multiple of 8."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, order, noise, timesteps, dropout and caption draws."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads; part of the recipe."""
 
     def __post_init__(self) -> None:
@@ -279,7 +279,7 @@ class SampleConfig:
     num_workers: int = 1
     """Worker processes; cannot change a byte of the result."""
 
-    threads: int = 2
+    threads: int = 1
     """CPU threads of each worker; part of the recipe."""
 
     def __post_init__(self) -> None:

@@ -16,9 +16,9 @@ SPECIAL = SpecialTokens()
 GREEDY = DecodeConfig(max_tokens=64)
 
 
-def talkative_model(*, tower: str = "conv", context_length: int = 20) -> CoCa:
+def talkative_model(*, tower: str = "vit", context_length: int = 20) -> CoCa:
     """Random weights, scaled up so that captions differ in words and length."""
-    torch.manual_seed(3)
+    torch.manual_seed(7 if tower == "conv" else 3)  # seeds whose captions are various
     size = CaptionerSizeConfig(
         tower=tower,
         image_size=16,

@@ -1,0 +1,172 @@
+"""Stage processes that run a study's steps side by side, and what a person sees of them.
+
+A worker is one process of one stage. It takes one step at a time and keeps its imports between
+steps, because importing torch and diffusers takes longer than a small step. Several one-threaded
+workers get more out of a machine than one worker with several threads: models of this size spend
+their time waiting for each other's threads.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from launch import manifest as manifests
+from launch.errors import StoppedError
+from launch.plan import Instance
+from launch.verbs import ANSWER
+
+
+class Line(NamedTuple):
+    """Something a worker said; None when its process has ended."""
+
+    worker: Worker
+    text: str | None
+
+
+class Worker:
+    """One process of one stage."""
+
+    def __init__(self, stage: str, said: queue.Queue[Line]) -> None:
+        self.stage = stage
+        self.step: Instance | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", stage, "sequence"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            preexec_fn=_die_with_parent,
+        )
+        assert self._process.stdout is not None
+        listen = threading.Thread(target=self._listen, args=(self._process.stdout, said))
+        listen.daemon = True
+        listen.start()
+
+    def _listen(self, stdout: IO[str], said: queue.Queue[Line]) -> None:
+        for text in stdout:
+            said.put(Line(self, text.rstrip("\n")))
+        said.put(Line(self, None))
+
+    def begin(self, step: Instance) -> None:
+        """Start a step; its answer arrives as a line."""
+        self.step = step
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(step.words[1:]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the process has ended; its last line says so
+
+    def close(self) -> None:
+        """Let an idle process end; stop a busy one, which resumes when it is started again."""
+        if self.step is not None:
+            self._process.terminate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def run_all(
+    steps: Sequence[Instance],
+    *,
+    num_workers: int,
+    minutes: Mapping[str, float],
+    finished: Callable[[Instance], None],
+    show: Callable[[str, str], None],
+) -> None:
+    """Run steps side by side, each after what it reads, the longest chains first.
+
+    Args:
+        steps: What is to be done; what they read besides each other is complete.
+        num_workers: Steps at a time.
+        minutes: Predicted time by name, for the order alone.
+        finished: Called after each step.
+        show: Called with a step's name and each line that it says.
+
+    Raises:
+        StoppedError: A step failed; the others are stopped and resume next time.
+    """
+    said: queue.Queue[Line] = queue.Queue()
+    waiting = {step.folder: step for step in steps}
+    urgency = _urgency(list(waiting.values()), minutes)
+    workers: list[Worker] = []
+    try:
+        while waiting or any(w.step for w in workers):
+            busy = {w.step.folder for w in workers if w.step}
+            ready = [s for s in waiting.values() if not (set(s.reads) & (waiting.keys() | busy))]
+            for step in sorted(ready, key=lambda s: -urgency[s.folder]):
+                worker = _free_worker(workers, step.words[0], num_workers, said)
+                if worker is None:
+                    break
+                del waiting[step.folder]
+                worker.begin(step)
+            worker, text = said.get()
+            step_said = worker.step
+            if step_said is None:
+                continue
+            if text is None:
+                worker.step = None
+                raise _failed(step_said, "its process ended")
+            if not text.startswith(ANSWER):
+                show(step_said.name, text)
+                continue
+            worker.step = None
+            code = int(text.removeprefix(ANSWER))
+            if code or not manifests.is_complete(step_said.folder):
+                raise _failed(step_said, f"exit code {code}")
+            finished(step_said)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _free_worker(
+    workers: list[Worker], stage: str, num_workers: int, said: queue.Queue[Line]
+) -> Worker | None:
+    """Return an idle worker of a stage, making room for it if need be; None if all are busy."""
+    idle = [w for w in workers if w.step is None]
+    for worker in idle:
+        if worker.stage == stage:
+            return worker
+    if len(workers) >= num_workers:
+        if not idle:
+            return None
+        idle[0].close()
+        workers.remove(idle[0])
+    workers.append(Worker(stage, said))
+    return workers[-1]
+
+
+def _urgency(steps: Sequence[Instance], minutes: Mapping[str, float]) -> dict[Path, float]:
+    """Return the predicted time from the start of each step to the end of the study."""
+    found: dict[Path, float] = {}
+    for step in reversed(steps):  # a plan lists each step after what it reads
+        after = [found[s.folder] for s in steps if step.folder in s.reads and s.folder in found]
+        found[step.folder] = minutes[step.name] + max(after, default=0.0)
+    return found
+
+
+def _failed(step: Instance, how: str) -> StoppedError:
+    import shlex
+
+    return StoppedError(
+        f"{step.name} failed ({how}); its message stands above. What was complete is kept, and the "
+        f"same command goes on. To repeat this step alone:\n  python -m {shlex.join(step.words)}"
+    )
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to stop this child when the study is killed, so that no orphan keeps a lock."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
