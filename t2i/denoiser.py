@@ -1,6 +1,8 @@
 """The denoiser: a diffusers U-Net conditioned on text states, by size name.
 
 Time enters as a scale and a bias after each GroupNorm, text by cross-attention at every level.
+
+N tokens, D text width
 """
 
 from __future__ import annotations
@@ -8,11 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from jaxtyping import Float
 
 from launch.errors import ConfigError
 from launch.keyed import stream_key
+
+WHITENING_FLOOR = 1e-3
+"""Variance, relative to the largest, below which a direction of the text is not amplified."""
 
 Size: TypeAlias = Literal["tiny", "small", "base", "paper"]
 
@@ -81,11 +88,39 @@ def build(
                 "CrossAttnUpBlock2D" if text else "UpBlock2D" for text in reversed(with_text)
             ),
             cross_attention_dim=text_width,
+            # A linear layer before all attention to text; `whiten_text` gives it its start.
+            encoder_hid_dim=text_width,
+            encoder_hid_dim_type="text_proj",
             # diffusers reads this as the number of heads (huggingface/diffusers issue 2011).
             attention_head_dim=shape.num_heads,
             norm_num_groups=shape.norm_groups,
             resnet_time_scale_shift="scale_shift",
         )
+
+
+@torch.no_grad()
+def whiten_text(denoiser: UNet2DConditionModel, states: Float[np.ndarray, "N D"]) -> None:
+    """Start the layer that reads text so that its output has no mean and unit covariance.
+
+    Most of a text encoder's states is common to all words, the more the smaller the encoder (63% of
+    the mean square of the embedded T5's). Attention that starts from random weights sees little
+    else for a long time. The layer is trained on from there like any other.
+
+    Args:
+        denoiser: A new denoiser.
+        states: States of many tokens of many texts, the same for every arm.
+
+    Source: zero-phase whitening, Bell and Sejnowski 1997, doi:10.1016/S0042-6989(97)00121-1.
+    """
+    mean = states.mean(axis=0, dtype=np.float64)
+    centred = states.astype(np.float64) - mean
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(states))
+    # Directions that hardly vary are left small: there is nothing in them but noise.
+    scale = 1 / np.sqrt(values.clip(min=0) + WHITENING_FLOOR * values.max())
+    whitening = (vectors * scale) @ vectors.T
+    layer = denoiser.encoder_hid_proj
+    layer.weight.copy_(torch.from_numpy(whitening))
+    layer.bias.copy_(torch.from_numpy(-whitening @ mean))
 
 
 def num_parameters(denoiser: UNet2DConditionModel) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Bool, Float
@@ -40,13 +41,16 @@ from t2i.cache import locate
 from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
 from t2i.data import Batch, Draw, TrainingSet, join
-from t2i.denoiser import build, num_parameters
+from t2i.denoiser import build, num_parameters, whiten_text
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, learning_rate, sample_loss, scheduler
 from t2i.pipeline import CaptionmixPipeline
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment that forgets within 100 steps: short runs have only some hundreds."""
+
+NUM_STATES = 65_536
+"""Token states whose mean and covariance the denoiser starts from."""
 
 LEDGER = "ledger.parquet"
 LEDGER_LINES = "ledger.jsonl"
@@ -77,6 +81,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
         return
 
     set_threads(cfg.threads)
+    whiten_text(denoiser, some_states(data.text_states.states))
     accelerator = make_accelerator()
     # Channels last is quicker on CPUs and GPUs; the weights that are saved do not show it.
     denoiser.to(accelerator.device, memory_format=torch.channels_last)
@@ -218,6 +223,11 @@ def _maker_of(cache: Manifest, role: str, artifact: str) -> str:
             f"{noted.digest[:12]}. Put that {artifact} back, or encode again."
         )
     return found.source
+
+
+def some_states(states: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "M D"]:
+    """Give evenly spaced token states, enough for a covariance."""
+    return states[:: max(1, len(states) // NUM_STATES)].astype(np.float32)
 
 
 def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:

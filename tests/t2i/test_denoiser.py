@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
 from launch.errors import ConfigError
-from t2i.denoiser import SHAPES, build, num_parameters
+from t2i.denoiser import SHAPES, build, num_parameters, whiten_text
 
 
 def tiny(seed: int = 0) -> torch.nn.Module:
@@ -67,3 +68,24 @@ def test_latents_that_cannot_be_halved_are_refused() -> None:
 def test_an_unknown_size_is_refused_with_the_valid_names() -> None:
     with pytest.raises(ConfigError, match="tiny, small, base, paper"):
         build("huge", latent_channels=4, latent_side=4, text_width=16, seed=0)  # type: ignore[arg-type]
+
+
+def test_text_reaches_attention_without_a_mean_and_with_unit_covariance() -> None:
+    denoiser = tiny()
+    states = np.random.default_rng(0).normal(3, 1, (4096, 16)).astype(np.float32)
+    states[:, 1] = states[:, 0] + 0.5 * states[:, 1]
+    whiten_text(denoiser, states)
+    read = denoiser.encoder_hid_proj(torch.from_numpy(states)).detach().numpy()
+    assert np.abs(read.mean(axis=0)).max() < 1e-2
+    assert np.abs(np.cov(read.T) - np.eye(16)).max() < 0.05
+
+
+def test_directions_without_variance_are_not_amplified() -> None:
+    denoiser = tiny()
+    states = np.zeros((256, 16), dtype=np.float32)
+    states[:, 0] = np.linspace(-1, 1, 256)
+    whiten_text(denoiser, states)
+    assert torch.isfinite(denoiser.encoder_hid_proj.weight).all()
+    assert (
+        denoiser.encoder_hid_proj.weight.abs().max() < 1 / np.sqrt(1e-3 * states[:, 0].var()) * 1.01
+    )
