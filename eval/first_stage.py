@@ -24,7 +24,7 @@ def load_autoencoder(folder: Path) -> nn.Module:
     """Load an autoencoder, ready to use."""
     from diffusers import AutoencoderKL
 
-    model = AutoencoderKL.from_pretrained(folder)
+    model = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     model.eval().requires_grad_(False)
     return model
 

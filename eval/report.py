@@ -9,7 +9,7 @@ Reads scores, generations, caption measurements and what stands behind them, and
 Every number comes from `eval.report_answers`; this module decides what is said where. Tables,
 figures and summary depend on the inputs alone and are the digested payload. The page also tells
 time and disk of every stage, which no two runs share, so page and `cost.csv` stand outside the
-digest, as `run.jsonl` does.
+digest, as `run.log.jsonl` does.
 """
 
 from __future__ import annotations

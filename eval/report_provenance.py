@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import ArtifactError
-from launch.manifest import Input, Manifest, is_complete, read_manifest
+from launch.manifest import RUN_LOG, Input, Manifest, is_complete, read_manifest
 from launch.trace import locate
 
 QUALITY_FILES = ("quality.json", "validation.json", "metrics.json")
@@ -101,7 +101,7 @@ def _open(found: Input, made: Manifest | None) -> tuple[Manifest | None, bool]:
 
 def cost_of(folder: Path) -> Cost:
     """Return what an artifact cost, from its log and its files."""
-    return Cost(num_bytes=bytes_of(folder), **_read_log(folder / "run.jsonl"))
+    return Cost(num_bytes=bytes_of(folder), **_read_log(folder / RUN_LOG))
 
 
 def bytes_of(folder: Path) -> int:

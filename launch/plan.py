@@ -66,6 +66,9 @@ class Plan:
     show: Path | None
     """Text file printed at the end."""
 
+    num_workers: int = 1
+    """Steps run at a time."""
+
     def to_do(self) -> list[Instance]:
         """Return what is not complete yet."""
         return [i for i in self.instances if not manifests.is_complete(i.folder)]
@@ -78,9 +81,8 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
         ConfigError: Arms that differ in more than captions, an unknown name in a step, a circle.
     """
     arms = _checked_arms(tree)
-    seeds = list(range(int(tree.get("seeds", 1))))
-    if not seeds:
-        raise ConfigError("seeds must be at least 1")
+    seeds = list(range(_count(tree, "seeds")))
+    num_workers = _count(tree, "jobs")
     steps = tree.get("steps")
     if isinstance(steps, dict):  # a study drops a step of its base by giving nothing for it
         steps = {name: spec for name, spec in steps.items() if spec is not None}
@@ -106,7 +108,19 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
         if step not in made:
             raise ConfigError(f"show: {shown!r} names no step; steps are {', '.join(made)}")
         show = made[step][0].folder / file
-    return Plan(name=str(tree.get("name", "study")), instances=instances, show=show)
+    return Plan(
+        name=str(tree.get("name", "study")),
+        instances=instances,
+        show=show,
+        num_workers=num_workers,
+    )
+
+
+def _count(tree: Tree, key: str) -> int:
+    value = tree.get(key, 1)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{key} must be a whole number of at least 1, got {value!r}")
+    return value
 
 
 def _checked_arms(tree: Tree) -> dict[str, Tree]:
@@ -293,11 +307,14 @@ def _replace(names: Mapping[str, str], value: Any) -> Any:
 
 def _overrides(settings: Tree, prefix: str = "") -> list[str]:
     """Return settings as `key=value` words; JSON is YAML."""
+    import yaml
+
     words = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and not key.endswith("_mix"):
             words += _overrides(dict(value), f"{prefix}{key}.")
         else:
-            spelled = value if isinstance(value, str) else json.dumps(value)
+            plain = isinstance(value, str) and yaml.safe_load(value) == value
+            spelled = value if plain else json.dumps(value)
             words.append(f"{prefix}{key}={spelled}")
     return words

@@ -23,6 +23,7 @@ from launch.config import differences, to_plain, without_paths
 from launch.errors import ConfigError, InputError
 from launch.manifest import RUN_LOG, Input, Manifest
 from launch.parts import LOCKS
+from launch.processes import rank
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -79,7 +80,7 @@ class Run:
     @property
     def is_main(self) -> bool:
         """True on rank 0, which alone speaks and writes manifests."""
-        return int(os.environ.get("RANK", "0")) == 0
+        return rank() == 0
 
     @property
     def name(self) -> str:
@@ -134,6 +135,7 @@ class Run:
         self._refuse_changes()
         if manifests.is_complete(self.out):
             if self.is_main:
+                (self.out / "begun.json").unlink(missing_ok=True)
                 print(f"{self.verb}: {self.out} is complete")
             return False
         self.out.mkdir(parents=True, exist_ok=True)
@@ -201,9 +203,9 @@ class Run:
         )
         seconds = time.monotonic() - self._began
         self.log("finished", seconds=round(seconds, 1), bytes=done.num_bytes, peak_gib=_peak_gib())
-        (self.out / "begun.json").unlink(missing_ok=True)
         shutil.rmtree(self.out / LOCKS, ignore_errors=True)
         manifests.write_manifest(self.out, done)
+        (self.out / "begun.json").unlink(missing_ok=True)
         shown = ", ".join(f"{k} {v:,}" for k, v in counts.items())
         lost = ", ".join(f"{k} {v:,}" for k, v in done.rejected.items())
         print(
@@ -245,7 +247,8 @@ class Run:
             raw = json.loads(begun.read_text())
             old = {"recipe": raw["recipe"], "inputs": sorted(raw["inputs"])}
         elif self.out.is_dir() and any(
-            p.name not in {".lock", RUN_LOG, "config.yaml"} for p in self.out.iterdir()
+            p.name not in {".lock", RUN_LOG, "config.yaml"} and not p.match(".*.tmp")
+            for p in self.out.iterdir()
         ):
             raise InputError(
                 f"{self.out}: holds files that captionmix did not begin; expected an empty or new "

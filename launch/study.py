@@ -12,14 +12,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from launch import manifest as manifests
-from launch.config import Tree, load_tree
+from launch.config import Tree, load_tree, parse_override
 from launch.errors import ConfigError
 from launch.manifest import RUN_LOG
 from launch.plan import Instance, Plan, make_plan
 from launch.screen import Screen
 from launch.workers import run_all
+
+OPTIONAL = frozenset({"seeds", "jobs", "store", "name"})
+"""Settings that a study need not mention to have."""
 
 
 def study(
@@ -42,6 +46,7 @@ def study(
         The exit code.
     """
     tree = load_tree(files, overrides)
+    _refuse_unknown(load_tree(files, []), overrides)
     name = str(tree.get("name", "study"))
     store = Path(tree.get("store", "runs/store")) if out is None else out / "store"
     folder = Path("runs/studies") / name if out is None else out
@@ -52,11 +57,26 @@ def study(
         return 0
     _refuse_small_disk(plan, store)
     _write_index(plan, folder, tree)
-    _run_all(plan, num_workers=int(tree.get("jobs", 1)))
+    _run_all(plan)
     _write_links(plan, folder)
     if plan.show is not None:
         print(f"\n{plan.show.read_text().rstrip()}\n\n{plan.show.parent}", flush=True)
     return 0
+
+
+def _refuse_unknown(given: Tree, overrides: Sequence[str]) -> None:
+    """Refuse an override of something that the study does not have: `seed=4` for `seeds=4`."""
+    for text in overrides:
+        path, _ = parse_override(text)
+        below: object = given
+        for depth, key in enumerate(path):
+            if (path[0] == "steps" and depth > 2) or ".".join(path[:depth]) in {"data", "arms"}:
+                break  # the stage itself checks the settings of a step
+            if not isinstance(below, dict) or (key not in below and key not in OPTIONAL):
+                here = ".".join(path[:depth]) or "a study"
+                known = ", ".join(map(str, below)) if isinstance(below, dict) else "a single value"
+                raise ConfigError(f"{text}: {here} has no `{key}`; it has {known}.")
+            below = below.get(key)
 
 
 def _check_settings(plan: Plan) -> None:
@@ -77,12 +97,21 @@ def _past_costs(store: Path) -> dict[str, tuple[float, float]]:
     """Return cost key -> (minutes, GiB) of what this store already holds."""
     found = {}
     for path in sorted(store.glob("*/" + RUN_LOG)):
-        events = [json.loads(line) for line in path.read_text().splitlines() if line]
+        events = [event for line in path.read_text().splitlines() if (event := _event(line))]
         ends = [e for e in events if e.get("event") == "finished"]
         keys = [e for e in events if e.get("event") == "step"]
         if ends and keys:
             found[keys[-1]["cost_key"]] = (ends[-1]["seconds"] / 60, ends[-1]["bytes"] / 2**30)
     return found
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return one event of a log; a killed process may have left half a line."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _priced(plan: Plan) -> dict[str, tuple[float, float]]:
@@ -128,7 +157,7 @@ def _write_index(plan: Plan, folder: Path, tree: Tree) -> None:
     manifests.write_bytes(folder / "study.yaml", text.encode())
 
 
-def _run_all(plan: Plan, *, num_workers: int) -> None:
+def _run_all(plan: Plan) -> None:
     # Two steps with the same settings share a folder, which is filled once.
     todo = list({i.folder: i for i in reversed(plan.to_do())}.values())[::-1]
     minutes = {name: price[0] for name, price in _priced(plan).items()}
@@ -140,7 +169,9 @@ def _run_all(plan: Plan, *, num_workers: int) -> None:
         screen.finished(step.name, minutes=minutes[step.name])
 
     with screen:
-        run_all(todo, num_workers=num_workers, minutes=minutes, finished=finished, show=screen.show)
+        run_all(
+            todo, num_workers=plan.num_workers, minutes=minutes, finished=finished, show=screen.show
+        )
 
 
 def _write_links(plan: Plan, folder: Path) -> None:

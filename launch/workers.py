@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from launch import manifest as manifests
-from launch.errors import StoppedError
+from launch.errors import InputError, StoppedError
 from launch.plan import Instance
 from launch.verbs import ANSWER
 
@@ -121,6 +121,8 @@ def run_all(
                 continue
             worker.step = None
             code = int(text.removeprefix(ANSWER))
+            if code == InputError.exit_code:
+                raise InputError(f"{step_said.name} was refused; its message stands above.")
             if code or not manifests.is_complete(step_said.folder):
                 raise _failed(step_said, f"exit code {code}")
             finished(step_said)

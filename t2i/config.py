@@ -52,7 +52,7 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig:
-    """Fit the embedded default's own small T5 by T5's own objective, span corruption."""
+    """Fit the embedded default's own small T5 by its own objective: fill in masked text."""
 
     texts: list[Path]
     """Captions artifacts whose texts are learned, equal tokens per kind."""

@@ -87,4 +87,4 @@ def test_a_changed_byte_is_found(study: Path) -> None:
 def test_report_and_rows_agree_on_the_number_of_pictures(study: Path) -> None:
     rows = pq.read_table(study / "score" / "scores.parquet")
     manifest = json.loads((study / "score" / "manifest.json").read_text())
-    assert manifest["counts"]["rows_out"] == rows.num_rows
+    assert manifest["counts"]["scores"] == rows.num_rows

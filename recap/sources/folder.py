@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from launch.errors import InputError
+from launch.manifest import digest_file
 from recap.config import IngestConfig
 from recap.pictures import SUFFIXES
 from recap.sources.source import (
@@ -109,7 +110,7 @@ def open_folder(cfg: IngestConfig) -> Source:
         FolderChunk(root=root, entries=entries[start : start + per_shard])
         for start in range(0, len(entries), per_shard)
     ]
-    texts = {name: (root / name).stat().st_size for name in files.metadata}
+    texts = {name: digest_file(root / name) for name in files.metadata}
     return Source(
         path=str(root.resolve()),
         digest=identity([files.pictures, files.sidecars if not files.metadata else {}, texts]),

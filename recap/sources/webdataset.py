@@ -167,12 +167,17 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _available(path: Path) -> list[str]:
-    """List the text fields of the first row that has a picture: `txt`, and the keys of its JSON."""
+    """List the text fields of the first good row with a picture: `txt`, and keys of its JSON."""
     with path.open("rb") as file:
         groups, _ = _group(file, path.name)
         for group in groups.values():
             if group.problem is None and _PICTURES & set(group.members):
-                return list(_fields(file, group))
+                try:
+                    fields = list(_fields(file, group))
+                except RowError:
+                    continue  # rejected by name when its turn comes
+                if fields:
+                    return fields
     return ["txt"]
 
 

@@ -116,7 +116,7 @@ def finish(
             {"time": 1000.0, "event": "started", "host": "h", "cpus": 2},
             {"time": 1020.0, "event": "finished", "seconds": 20.0, "peak_gib": 0.5},
         ]
-        (folder / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "run.log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return manifest
 
 
@@ -699,7 +699,7 @@ def test_time_and_disk_of_every_stage_are_added_over_sessions(
 @pytest.mark.usefixtures("undrawn")
 def test_an_artifact_that_has_moved_away_costs_an_unknown_time(tmp_path: Path) -> None:
     cfg = build(tmp_path, replace(CONTROL, pairs=8))
-    (tmp_path / "captioner/run.jsonl").unlink()
+    (tmp_path / "captioner/run.log.jsonl").unlink()
     folder = write_report(tmp_path / "report", replace(cfg, captioners=[]))
     assert "1 of them left no log" in (folder / PAGE).read_text()
 
@@ -715,7 +715,7 @@ def test_the_summary_has_headline_means_and_the_path(default: tuple[Path, Report
 def test_equal_inputs_give_equal_payload(tmp_path: Path) -> None:
     cfg = build(tmp_path, replace(CONTROL, pairs=8))
     first = read_manifest(write_report(tmp_path / "one", cfg))
-    (tmp_path / "scores/run.jsonl").write_text('{"time": 5, "event": "started"}\n')
+    (tmp_path / "scores/run.log.jsonl").write_text('{"time": 5, "event": "started"}\n')
     second = read_manifest(write_report(tmp_path / "two", cfg))
     assert first.digest == second.digest
     assert "summary.txt" in {p.name for p in first.parts}

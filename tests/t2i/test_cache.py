@@ -73,7 +73,7 @@ def test_texts_of_other_splits_are_not_encoded(made: Chain) -> None:
 def test_the_finished_folder_holds_payload_and_records_alone(made: Chain) -> None:
     for folder in (made.latents, made.text_states):
         left = {p.name for p in folder.iterdir()} - set(payload(folder))
-        assert left <= {"manifest.json", "config.yaml", "run.jsonl", "run.log.jsonl", ".lock"}
+        assert left <= {"manifest.json", "config.yaml", "run.log.jsonl", ".lock"}
 
 
 @pytest.mark.parametrize("what", ["latents", "texts"])
