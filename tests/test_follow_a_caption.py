@@ -10,17 +10,20 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+# One worker makes the study once; it takes a minute or two.
+pytestmark = [pytest.mark.xdist_group("study"), pytest.mark.timeout(900)]
+
 SMALL = [
-    "sizes.pictures=400",
-    "sizes.annotated=96",
-    "sizes.base_samples=256",
-    "sizes.ssc_samples=256",
-    "sizes.dsc_samples=256",
-    "sizes.autoencoder_samples=128",
-    "sizes.text_encoder_samples=256",
+    "sizes.pictures=300",
+    "sizes.annotated=64",
+    "sizes.base_samples=64",
+    "sizes.ssc_samples=64",
+    "sizes.dsc_samples=64",
+    "sizes.autoencoder_samples=64",
+    "sizes.text_encoder_samples=64",
     "sizes.clip_samples=256",
     "sizes.recogniser_samples=256",
-    "sizes.train_samples=256",
+    "sizes.train_samples=64",
     "sizes.snapshots=2",
     "sizes.pairs=4",
     "sizes.curve_pairs=2",
