@@ -155,7 +155,7 @@ class PrimaryConfig:
     style: str
     """Prompt style."""
 
-    metric: str
+    metric: Literal["prompt_following", "clip_similarity"]
     """`prompt_following` (share of the prompt's claims that hold) or `clip_similarity`."""
 
     scoring: str | None = None

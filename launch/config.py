@@ -2,8 +2,8 @@
 
 Files merge left to right, then overrides, then the dataclasses check themselves. A file may name
 another it stands on with `extends: other.yaml` (relative to itself, or to the shipped configs).
-Lists and fields typed `dict` are replaced by a later file, never merged: a caption mix that kept
-an entry of an earlier file would no longer sum to 1, or worse, would.
+Lists, and the mappings named in ALWAYS_REPLACED, are replaced by a later file, never merged: a
+caption mix that kept an entry of an earlier file would no longer sum to 1, or worse, would.
 """
 
 from __future__ import annotations
@@ -76,25 +76,20 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         raise ConfigError(f"{text!r}: the value is not readable YAML: {error}") from error
 
 
-def merge(under: Tree, over: Tree, *, atomic: Mapping[str, Any] | None = None) -> Tree:
-    """Return `under` with the values of `over` laid on it; nested mappings merge by key.
+ALWAYS_REPLACED = frozenset({"caption_mix", "arms"})
+"""Mappings whose names are the user's own, so that merging them would add up two lists."""
 
-    Args:
-        atomic: Names, with nested mappings for sub-trees, of mappings to replace whole.
-    """
+
+def merge(under: Tree, over: Tree) -> Tree:
+    """Return `under` with the values of `over` laid on it; nested mappings merge by key."""
     merged = dict(under)
     for key, value in over.items():
-        rule = (atomic or {}).get(key)
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        if both and rule is not True and key not in ALWAYS_REPLACED:
-            merged[key] = merge(merged[key], value, atomic=rule)
+        if both and key not in ALWAYS_REPLACED:
+            merged[key] = merge(merged[key], value)
         else:
             merged[key] = value
     return merged
-
-
-ALWAYS_REPLACED = frozenset({"caption_mix", "arms"})
-"""Mappings whose names are the user's own, so that merging them would add up two lists."""
 
 
 def set_path(tree: Tree, path: Sequence[str], value: Any) -> Tree:

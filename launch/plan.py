@@ -81,6 +81,7 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
         ConfigError: Arms that differ in more than captions, an unknown name in a step, a circle.
     """
     arms = _checked_arms(tree)
+    _check_primary(tree, arms)
     seeds = list(range(_count(tree, "seeds")))
     num_workers = _count(tree, "jobs")
     steps = tree.get("steps")
@@ -146,6 +147,19 @@ def _checked_arms(tree: Tree) -> dict[str, Tree]:
                     f"{', '.join(known)}; use one of these."
                 )
     return arms
+
+
+def _check_primary(tree: Tree, arms: Mapping[str, Tree]) -> None:
+    """Refuse a headline comparison of arms that the study does not have."""
+    primary = tree.get("primary")
+    if not isinstance(primary, dict) or not arms:
+        return
+    for key in ("better", "than"):
+        if primary.get(key) not in arms:
+            raise ConfigError(
+                f"primary.{key}: {primary.get(key)!r} is no arm of this study; its arms are "
+                f"{', '.join(arms)}."
+            )
 
 
 def _references(value: Any) -> set[str]:

@@ -85,6 +85,16 @@ def guarded(work: Any) -> int:
             file=sys.stderr,
         )
         return 1
+    except Exception as error:
+        # safetensors wraps the system's error in one of its own, which is no OSError.
+        if type(error).__name__ != "SafetensorError" or "os error 28" not in str(error):
+            raise
+        print(
+            "StoppedError: the disk is full. What was complete is kept; free some space and give "
+            "the same command again.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 1

@@ -293,6 +293,10 @@ class DecodeConfig:
             raise ConfigError(f"decode.max_tokens must be at least 1, got {self.max_tokens}")
 
 
+RULE_NAMES = ("empty", "too_short", "too_long", "loop", "unfinished", "broken_text")
+"""Rules for a bad caption, as `recap/gates.py` has them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Named rules that quarantine a bad caption."""
@@ -313,6 +317,11 @@ class GateConfig:
     """Share of gated captions above which the job stops."""
 
     def __post_init__(self) -> None:
+        for rule in self.rules or []:
+            if rule not in RULE_NAMES:
+                raise ConfigError(
+                    f"gates.rules: unknown rule {rule!r}; expected some of {', '.join(RULE_NAMES)}"
+                )
         if self.max_repeats < 2:
             raise ConfigError(f"gates.max_repeats must be at least 2, got {self.max_repeats}")
         if not 0 <= self.max_gated_share <= 1:
@@ -334,7 +343,9 @@ class CaptionConfig:
     kind: str
     """Kind that the captions are stored under."""
 
-    splits: list[str] = field(default_factory=lambda: ["train", "test"])
+    splits: list[Literal["train", "judge", "test"]] = field(
+        default_factory=lambda: ["train", "test"]
+    )
     """Which splits are captioned."""
 
     decode: DecodeConfig = field(default_factory=DecodeConfig)

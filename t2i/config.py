@@ -222,7 +222,7 @@ class PromptsConfig:
     styles: list[str]
     """Styles (caption kinds, or alt); rows of one picture share a `pair_id`."""
 
-    split: str = "test"
+    split: Literal["train", "judge", "test"] = "test"
     """Split that the pictures come from."""
 
     num_pairs: int | None = None

@@ -206,7 +206,7 @@ def texts_by_kind(
     """Give the accepted texts of each kind by sample_id; a picture without one is absent.
 
     Raises:
-        InputError: A kind is in none of the captions artifacts.
+        InputError: A kind is in none of the captions artifacts, or twice for one picture.
     """
     found: dict[str, dict[str, str]] = {}
     for kind in kinds:
@@ -225,7 +225,14 @@ def texts_by_kind(
             )
         found[kind] = {}
         for holder in holders:
-            found[kind].update(holder.texts(kind))
+            texts = holder.texts(kind)
+            if twice := found[kind].keys() & texts.keys():
+                raise InputError(
+                    f"{len(twice):,} pictures have two captions of kind {kind!r}, one of them in "
+                    f"{holder.manifest.folder}; a picture has one caption of a kind. Leave out one "
+                    "of the captions artifacts."
+                )
+            found[kind].update(texts)
     return found
 
 

@@ -117,12 +117,12 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 encoder_attention_mask=text_mask,
             ).sample
             loss = sample_loss(prediction, corrupted.target).mean()
-            if not torch.isfinite(loss):
-                raise not_finite(loss, step=step, ids=data.sample_ids_of(draw, here))
 
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
+            if not torch.isfinite(loss.detach() + grad_norm):
+                raise not_finite(loss, step=step, ids=data.sample_ids_of(draw, here))
             lr = learning_rate(
                 samples_seen,
                 peak=cfg.lr,

@@ -140,6 +140,9 @@ def test_what_studies_share_has_one_folder(study: Path) -> None:
         ("steps.first.set.reads=[<last>]", "circle"),
         ("steps.first.runs=x", "'runs'"),
         ("steps.work.foreach=[colour]", "'colour'"),
+        ("seeds=four", "seeds must be a whole number"),
+        ("jobs=0", "jobs must be a whole number"),
+        ("primary={better: tags, than: real}", "'tags' is no arm"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused_by_name(
@@ -158,6 +161,23 @@ def test_wrong_settings_of_the_last_step_stop_a_study_before_its_first(
         refused = call(*words, change, module="launch")
         assert refused.returncode == 2, refused.stderr
         assert not out.exists()
+
+
+def test_an_override_of_nothing_is_refused(study: Path, tmp_path: Path) -> None:
+    for change in ("seed=4", "sizes.pictures=3", "steps.firts.set.upto=1"):
+        words = ["study", "--config", str(study), "--out", str(tmp_path / "out"), change]
+        refused = call(*words, module="launch")
+        assert refused.returncode == 2, refused.stderr
+        assert "has no `" in refused.stderr
+
+
+def test_a_step_that_refuses_its_input_ends_the_study_with_its_exit_code(
+    study: Path, tmp_path: Path
+) -> None:
+    words = ["study", "--config", str(study), "--out", str(tmp_path / "out")]
+    refused = call(*words, "steps.first.set.reads=[nowhere]", module="launch")
+    assert refused.returncode == 2, refused.stderr
+    assert "nowhere" in refused.stdout
 
 
 def payload(folder: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch.errors import ConfigError, StoppedError
-from recap.config import GateConfig
+from recap.config import RULE_NAMES, GateConfig
 from recap.gates import RULES, broken_rules, stop_if_too_many
 
 LIMITS = GateConfig(min_words=2, max_words=12, max_repeats=3)
@@ -75,3 +75,12 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         GateConfig(max_repeats=1)
     with pytest.raises(ConfigError, match="max_gated_share"):
         GateConfig(max_gated_share=1.5)
+
+
+def test_settings_know_the_rules_by_name() -> None:
+    assert tuple(RULES) == RULE_NAMES
+    with pytest.raises(ConfigError, match="unknown rule 'lopp'"):
+        GateConfig(rules=["lopp"])
+    looping = "a man with a hat with a hat with a hat with a hat with a hat"
+    assert broken_rules(looping, stop_reason="end", limits=GateConfig()) == ["loop"]
+    assert broken_rules(looping, stop_reason="end", limits=GateConfig(rules=["empty"])) == []
