@@ -1,7 +1,7 @@
 """What a person sees of a running study: finished lines above, one live line a step below.
 
 On a terminal the running steps stay at the bottom, each with a bar; elsewhere every line is
-printed with the name of its step, one a moment, greppable.
+printed with the name of its step, greppable.
 """
 
 from __future__ import annotations

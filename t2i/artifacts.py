@@ -394,16 +394,6 @@ def open_model(folder: Path) -> Model:
     return Model(read_manifest(folder, artifact=MODEL, version=VERSIONS[MODEL]))
 
 
-def open_autoencoder(folder: Path) -> Manifest:
-    """Open an autoencoder artifact: a folder for diffusers' `AutoencoderKL.from_pretrained`."""
-    return read_manifest(folder, artifact=AUTOENCODER, version=VERSIONS[AUTOENCODER])
-
-
-def open_text_encoder(folder: Path) -> Manifest:
-    """Open a text encoder artifact: a folder for transformers' `AutoTokenizer` and encoder."""
-    return read_manifest(folder, artifact=TEXT_ENCODER, version=VERSIONS[TEXT_ENCODER])
-
-
 # --------------------------------------------------------------------------- caches
 
 

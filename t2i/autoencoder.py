@@ -11,7 +11,6 @@ B batch, H picture height, W picture width, C latent channels, h latent height, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -364,9 +363,3 @@ def peak_signal_to_noise(
     squared = (decoded.astype(np.float64) - pixels.astype(np.float64)) ** 2
     error = np.maximum(squared.mean(axis=(1, 2, 3)), 1 / 3)
     return 10 * np.log10(255.0**2 / error)
-
-
-def read_quality(folder: Path) -> dict[str, float]:
-    """Return what `fit` measured."""
-    found: dict[str, float] = json.loads((folder / "quality.json").read_text())
-    return found

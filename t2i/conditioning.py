@@ -424,7 +424,7 @@ def _texts_by_kind(cfg: TextEncoderConfig, run: Run) -> list[dict[str, str]]:
 
 
 def fit(cfg: TextEncoderConfig, run: Run) -> None:
-    """Fit a small T5 by span corruption and save its encoder and tokenizer."""
+    """Fit a small T5 on filling in masked text and save its encoder and tokenizer."""
     from transformers import T5EncoderModel
 
     if cfg.width % cfg.num_heads:
