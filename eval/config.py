@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from launch.config import require_multiple_of_8, require_positive
+from launch.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSizeConfig:
@@ -80,6 +83,15 @@ class FitJudgeConfig:
     threads: int = 1
     """CPU threads; part of the recipe."""
 
+    def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "image_size", "clip_samples", "threads")
+        if self.recogniser_samples < 0 or not 0 <= self.min_accuracy <= 1:
+            raise ConfigError(
+                "recogniser_samples must be at least 0 and min_accuracy lie in [0, 1], got "
+                f"{self.recogniser_samples} and {self.min_accuracy:g}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
@@ -120,6 +132,12 @@ class ScoreConfig:
 
     threads: int = 1
     """CPU threads; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "threads")
+        if not self.generations:
+            raise ConfigError("generations must name at least one folder: generations=[DIR, ...]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,3 +228,6 @@ class ReportConfig:
 
     num_pictures: int = 12
     """Prompts shown side by side."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "resamples", "num_pictures")

@@ -14,7 +14,6 @@ N generations, M distinct texts, D feature width
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +27,9 @@ from jaxtyping import Float32, Int64, UInt8
 from eval import artifacts, clip, recogniser
 from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
 from eval.config import ScoreConfig
-from eval.first_stage import load_autoencoder, reconstruct
+from eval.first_stage import reconstruct
 from launch.errors import ArtifactError, ConfigError
-from launch.manifest import digest_file, write_parquet
+from launch.manifest import SCRATCH, digest_file, write_parquet
 from launch.parts import pending
 from launch.processes import set_threads
 from launch.run import Run
@@ -46,6 +45,7 @@ from t2i.artifacts import (
     open_generations,
     open_prompts,
 )
+from t2i.autoencoder import Autoencoder
 
 BLOCK = 1024
 """Pictures read and scored at once."""
@@ -144,7 +144,6 @@ def score(cfg: ScoreConfig, run: Run) -> None:
             artifacts.read_table(run.out / arm.part, schema=artifacts.SCORES_SCHEMA) for arm in arms
         ]
         artifacts.write_scores(path, pa.concat_tables(parts))
-    shutil.rmtree(run.out / "parts", ignore_errors=True)
     table = artifacts.read_table(path, schema=artifacts.SCORES_SCHEMA)
     run.finish(
         artifact=artifacts.SCORES,
@@ -207,7 +206,7 @@ def _arm(folder: Path, *, prompts: Prompts, cfg: ScoreConfig) -> Arm:
         samples_seen=table["samples_seen"].to_pylist(),
         pixels=generations.pixels,
         picture_of=np.arange(len(generations)),
-        part=f"parts/{generations.manifest.digest}.parquet",
+        part=f"{SCRATCH}/{generations.manifest.digest}.parquet",
     )
 
 
@@ -325,14 +324,14 @@ def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
         samples_seen=[0] * len(prompts.rows),
         pixels=lambda chosen: images.pixels(rows[chosen], size=size),
         picture_of=np.array([number[prompt.pair_id] for prompt in prompts.rows], np.int64),
-        part="parts/pictures.parquet",
+        part=f"{SCRATCH}/pictures.parquet",
     )
     if cfg.autoencoder is None:
         return [pictures]
     folder = cfg.autoencoder
 
     def rebuilt(chosen: Int64[np.ndarray, " N"]) -> UInt8[np.ndarray, "N H W 3"]:
-        return reconstruct(load_autoencoder(folder), pictures.pixels(chosen))
+        return reconstruct(Autoencoder.load(folder), pictures.pixels(chosen))
 
     return [
         pictures,
@@ -341,7 +340,7 @@ def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
             name=RECONSTRUCTIONS_ARM,
             generation_ids=[f"{RECONSTRUCTIONS_ARM}:{prompt.prompt_id}" for prompt in prompts.rows],
             pixels=rebuilt,
-            part="parts/reconstructions.parquet",
+            part=f"{SCRATCH}/reconstructions.parquet",
         ),
     ]
 

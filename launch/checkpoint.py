@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from launch.errors import ArtifactError, StoppedError
-from launch.manifest import canonical_json, digest_bytes, digest_file
+from launch.manifest import SCRATCH, canonical_json, digest_bytes, digest_file
 from launch.processes import rank
 
-FOLDER = "checkpoints"
+FOLDER = f"{SCRATCH}/checkpoints"
 """Where checkpoints lie below the artifact's folder."""
 
 KEPT = 2
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only rank 0 may save or clear; every rank may read.
+    """The checkpoints of one run. Only rank 0 may save; every rank may read.
 
     Args:
         folder: Where they lie; made at the first save.
@@ -125,10 +125,6 @@ class Checkpoints:
             if is_main:
                 _remove(path)
         return None
-
-    def clear(self) -> None:
-        """Remove all checkpoints, as is done before an artifact is finished."""
-        _remove(self.folder)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -223,23 +223,48 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def without_paths(value: Any) -> Any:
-    """Return a dataclass tree as JSON-ready data without its `Path` values.
+def recipe_of(value: Any) -> Any:
+    """Return the settings of a dataclass tree that shape the payload, as JSON-ready data.
 
-    Paths say where inputs lie; what they hold enters a recipe by digest.
+    Left out are paths, which say where inputs lie (what they hold enters a recipe by digest), and
+    the fields that a class names in `NOT_IN_RECIPE`, which cannot change a byte: a resumed run may
+    have others.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
+        harmless = getattr(value, "NOT_IN_RECIPE", ())
         return {
-            f.name: without_paths(getattr(value, f.name))
+            f.name: recipe_of(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if not _holds_paths(hints[f.name])
+            if f.name not in harmless and not _holds_paths(hints[f.name])
         }
     return to_plain(value)
 
 
 def _holds_paths(hint: Any) -> bool:
     return hint is Path or any(_holds_paths(a) for a in get_args(hint))
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Refuse fields of a configuration that are below 1.
+
+    Raises:
+        ConfigError: It names the field and its value.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def require_multiple_of_8(config: Any, *names: str) -> None:
+    """Refuse batch sizes that are not a multiple of 8: results then depend on what fills the rest.
+
+    Raises:
+        ConfigError: It names the field and its value.
+    """
+    for name in names:
+        if getattr(config, name) < 8 or getattr(config, name) % 8:
+            raise ConfigError(f"{name} must be a multiple of 8, got {getattr(config, name)}")
 
 
 def differences(old: Any, new: Any, *, where: str = "") -> list[str]:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest.json"
+SCRATCH = "scratch"
+"""Folder, below an unfinished artifact's, of what only the work needs: checkpoints, locks, notes.
+
+It is removed after the manifest is written, so that a kill in between costs no work.
+"""
 RUN_LOG = "run.log.jsonl"
 """Times, host, progress and cost, one JSON object a line; outside every digest."""
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from launch.errors import CaptionmixError, StoppedError
+from launch.manifest import SCRATCH
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-LOCKS = ".locks"
+LOCKS = f"{SCRATCH}/locks"
 """Folder, below the artifact's, with one lock file per part."""
 
 

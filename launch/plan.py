@@ -92,6 +92,8 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
     for name in steps:
         if name in {"arm", "seed", "kinds"}:
             raise ConfigError(f"steps.{name}: this name is a loop variable; call the step another")
+        if not isinstance(steps[name], dict) or not isinstance(steps[name].get("set", {}), dict):
+            raise ConfigError(f"steps.{name}: expected run, config, set; got {steps[name]!r}")
     values = {k: v for k, v in tree.items() if k != "steps"}
     values["kinds"] = sorted({k for arm in arms.values() for k in arm.get("caption_mix", {})})
     loops: dict[str, list[Any]] = {"arm": list(arms), "seed": seeds}
@@ -101,6 +103,7 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
             _instance(step, steps[step], point, values=values, arms=arms, made=made, store=store)
             for point in _points(step, steps[step], loops, values)
         ]
+        _refuse_equal_names(step, made[step])
     instances = [i for group in made.values() for i in group]
     shown = tree.get("show")
     show = None
@@ -108,6 +111,8 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
         step, _, file = str(shown).partition("/")
         if step not in made:
             raise ConfigError(f"show: {shown!r} names no step; steps are {', '.join(made)}")
+        if not made[step]:
+            raise ConfigError(f"show: {shown!r} names a step that repeats over nothing")
         show = made[step][0].folder / file
     return Plan(
         name=str(tree.get("name", "study")),
@@ -115,6 +120,16 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
         show=show,
         num_workers=num_workers,
     )
+
+
+def _refuse_equal_names(step: str, group: list[Instance]) -> None:
+    names = [instance.name for instance in group]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"steps.{step}: two of its runs would be called {name}; a run is named by the "
+                "first value of each row of its `foreach`, so let these differ."
+            )
 
 
 def _count(tree: Tree, key: str) -> int:
@@ -321,14 +336,21 @@ def _replace(names: Mapping[str, str], value: Any) -> Any:
 
 def _overrides(settings: Tree, prefix: str = "") -> list[str]:
     """Return settings as `key=value` words; JSON is YAML."""
-    import yaml
-
     words = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and not key.endswith("_mix"):
             words += _overrides(dict(value), f"{prefix}{key}.")
         else:
-            plain = isinstance(value, str) and yaml.safe_load(value) == value
-            spelled = value if plain else json.dumps(value)
+            spelled = value if _is_itself_in_yaml(value) else json.dumps(value, ensure_ascii=False)
             words.append(f"{prefix}{key}={spelled}")
     return words
+
+
+def _is_itself_in_yaml(value: Any) -> bool:
+    """Say whether a text without quotes is read back as that text."""
+    import yaml
+
+    try:
+        return isinstance(value, str) and bool(yaml.safe_load(value) == value)
+    except yaml.YAMLError:
+        return False

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import manifest as manifests
-from launch.config import differences, to_plain, without_paths
+from launch.config import differences, recipe_of, to_plain
 from launch.errors import ConfigError, InputError
-from launch.manifest import RUN_LOG, Input, Manifest
-from launch.parts import LOCKS
+from launch.manifest import RUN_LOG, SCRATCH, Input, Manifest
 from launch.processes import rank
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Run:
             ConfigError: The folder was begun with other settings or inputs.
             InputError: Another process works in the folder, or the disk is too small.
         """
-        self.recipe = {"verb": self.verb, **without_paths(self.config), **(recipe or {})}
+        self.recipe = {"verb": self.verb, **recipe_of(self.config), **(recipe or {})}
         if self.is_main:
             self._print_plan(plan, minutes=minutes, gib=gib)
         if self.is_dry:
@@ -135,7 +134,7 @@ class Run:
         self._refuse_changes()
         if manifests.is_complete(self.out):
             if self.is_main:
-                (self.out / "begun.json").unlink(missing_ok=True)
+                self._tidy()
                 print(f"{self.verb}: {self.out} is complete")
             return False
         self.out.mkdir(parents=True, exist_ok=True)
@@ -203,9 +202,8 @@ class Run:
         )
         seconds = time.monotonic() - self._began
         self.log("finished", seconds=round(seconds, 1), bytes=done.num_bytes, peak_gib=_peak_gib())
-        shutil.rmtree(self.out / LOCKS, ignore_errors=True)
         manifests.write_manifest(self.out, done)
-        (self.out / "begun.json").unlink(missing_ok=True)
+        self._tidy()
         shown = ", ".join(f"{k} {v:,}" for k, v in counts.items())
         lost = ", ".join(f"{k} {v:,}" for k, v in done.rejected.items())
         print(
@@ -216,6 +214,11 @@ class Run:
         )
         self.close()
         return done
+
+    def _tidy(self) -> None:
+        """Remove what only unfinished work needs."""
+        shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
+        (self.out / "begun.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the lock, if it was taken."""
@@ -287,6 +290,39 @@ class Run:
         tree = _relative(self.config, self.out)
         text = yaml.safe_dump(tree, sort_keys=False)
         manifests.write_bytes(self.out / "config.yaml", text.encode())
+
+
+def refuse_stale(folder: Path, *, verb: str, config: Any, source: str | None = None) -> None:
+    """Refuse a complete folder that the same command would fill otherwise now.
+
+    Args:
+        folder: Folder of an artifact, complete or not.
+        verb: Stage and verb.
+        config: The verb's configuration as it is now.
+        source: Digest, as it is now, of an input that is no artifact.
+
+    Raises:
+        ConfigError: Settings, defaults included, or inputs have changed; each is shown.
+    """
+    if not manifests.is_complete(folder):
+        return
+    done = manifests.read_manifest(folder)
+    new = json.loads(json.dumps({"verb": verb, **recipe_of(config)}))
+    changed = differences({key: done.recipe.get(key, "(absent)") for key in new}, new)
+    for was in done.inputs:
+        path, now = Path(was.path), None
+        if was.role == "source":
+            now = source
+        elif manifests.is_complete(path):
+            now = manifests.read_manifest(path).digest
+        if now is not None and now != was.digest:
+            changed.append(f"{was.role} {was.path}: {was.digest[:12]} -> {now[:12]}")
+    if changed:
+        raise ConfigError(
+            f"{folder}: is complete, but was made from other settings or inputs than this command "
+            "has now.\n  " + "\n  ".join(changed) + "\nDelete the folder to make it anew, or "
+            "give the study another --out to keep both."
+        )
 
 
 def _relative(value: Any, folder: Path) -> Any:

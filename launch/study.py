@@ -99,7 +99,7 @@ def _past_costs(store: Path) -> dict[str, tuple[float, float]]:
     for path in sorted(store.glob("*/" + RUN_LOG)):
         events = [event for line in path.read_text().splitlines() if (event := _event(line))]
         ends = [e for e in events if e.get("event") == "finished"]
-        keys = [e for e in events if e.get("event") == "step"]
+        keys = [e for e in events if e.get("event") == "priced"]
         if ends and keys:
             found[keys[-1]["cost_key"]] = (ends[-1]["seconds"] / 60, ends[-1]["bytes"] / 2**30)
     return found
@@ -165,7 +165,7 @@ def _run_all(plan: Plan) -> None:
 
     def finished(step: Instance) -> None:
         with (step.folder / RUN_LOG).open("a") as file:
-            file.write(json.dumps({"event": "step", "cost_key": step.cost_key}) + "\n")
+            file.write(json.dumps({"event": "priced", "cost_key": step.cost_key}) + "\n")
         screen.finished(step.name, minutes=minutes[step.name])
 
     with screen:

@@ -23,7 +23,8 @@ from typing import Any
 
 from launch import config as configs
 from launch.errors import CaptionmixError, InputError
-from launch.run import Run
+from launch.manifest import is_complete
+from launch.run import Run, refuse_stale
 
 ANSWER = "\x1eexit code "
 """Begins the line with which a stage answers a study that a step ended."""
@@ -42,6 +43,10 @@ class Verb:
     function: str
     """Function `(cfg, run)` as `module:name`."""
 
+    source: str | None = None
+    """Function `(cfg)` as `module:name` that digests an input which is no artifact, as it is now;
+    the run notes it under the role `source`."""
+
 
 def main(stage: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code (0 done, 1 failed, 2 the user's input is wrong)."""
@@ -51,7 +56,7 @@ def main(stage: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -
         print(_stage_help(stage, verbs))
         return 0 if words else 2
     if words[0] == "check":
-        return guarded(lambda: _check(table))
+        return guarded(lambda: _check(stage, table))
     if words[0] == "sequence":
         return _sequence(stage, table)
     if words[0] not in table:
@@ -131,16 +136,22 @@ def _load(verb: Verb, arguments: argparse.Namespace) -> Any:
     return configs.load(load_name(verb.config), files, overrides)
 
 
-def _check(table: dict[str, Verb]) -> None:
+def _check(stage: str, table: dict[str, Verb]) -> None:
     """Refuse wrong settings of many runs at once: JSON lists of words on standard input.
 
-    A study asks this before it starts anything, so that its last step is not refused after hours.
+    A study asks this before it starts anything, so that its last step is not refused after hours,
+    and a folder that is complete is not taken for what other settings or inputs would make.
     """
     for line in sys.stdin:
         name, *words = json.loads(line)
         if name not in table:
             raise InputError(f"unknown verb {name!r}; expected one of {', '.join(table)}.")
-        _load(table[name], _parser("check", table[name]).parse_args(words))
+        verb = table[name]
+        arguments = _parser("check", verb).parse_args(words)
+        cfg = _load(verb, arguments)
+        if arguments.out is not None and is_complete(arguments.out):
+            source = None if verb.source is None else load_name(verb.source)(cfg)
+            refuse_stale(arguments.out, verb=f"{stage} {name}", config=cfg, source=source)
 
 
 def _sequence(stage: str, table: dict[str, Verb]) -> int:

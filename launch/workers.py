@@ -8,6 +8,7 @@ their time waiting for each other's threads.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import signal
@@ -47,13 +48,19 @@ class Worker:
             preexec_fn=_die_with_parent,
         )
         assert self._process.stdout is not None
-        listen = threading.Thread(target=self._listen, args=(self._process.stdout, said))
-        listen.daemon = True
-        listen.start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout, said))
+        self._listener.daemon = True
+        self._listener.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """True as long as the process has not ended."""
+        return self._process.poll() is None
 
     def _listen(self, stdout: IO[str], said: queue.Queue[Line]) -> None:
-        for text in stdout:
-            said.put(Line(self, text.rstrip("\n")))
+        with stdout:
+            for text in stdout:
+                said.put(Line(self, text.rstrip("\n")))
         said.put(Line(self, None))
 
     def begin(self, step: Instance) -> None:
@@ -71,8 +78,10 @@ class Worker:
         if self.step is not None:
             self._process.terminate()
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of a process that has ended already
+            self._process.stdin.close()
         self._process.wait()
+        self._listener.join()
 
 
 def run_all(
@@ -116,11 +125,14 @@ def run_all(
             if text is None:
                 worker.step = None
                 raise _failed(step_said, "its process ended")
-            if not text.startswith(ANSWER):
+            # What a step says last may lack its end of line.
+            text, is_answer, code_text = text.partition(ANSWER)
+            if text or not is_answer:
                 show(step_said.name, text)
+            if not is_answer:
                 continue
             worker.step = None
-            code = int(text.removeprefix(ANSWER))
+            code = int(code_text)
             if code == InputError.exit_code:
                 raise InputError(f"{step_said.name} was refused; its message stands above.")
             if code or not manifests.is_complete(step_said.folder):
@@ -135,6 +147,9 @@ def _free_worker(
     workers: list[Worker], stage: str, num_workers: int, said: queue.Queue[Line]
 ) -> Worker | None:
     """Return an idle worker of a stage, making room for it if need be; None if all are busy."""
+    for dead in [w for w in workers if w.step is None and not w.is_alive]:
+        dead.close()
+        workers.remove(dead)
     idle = [w for w in workers if w.step is None]
     for worker in idle:
         if worker.stage == stage:

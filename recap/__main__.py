@@ -5,7 +5,12 @@ import sys
 from launch.verbs import Verb, main
 
 VERBS = (
-    Verb("ingest", "recap.config:IngestConfig", "recap.ingest:ingest"),
+    Verb(
+        "ingest",
+        "recap.config:IngestConfig",
+        "recap.ingest:ingest",
+        source="recap.ingest:source_digest",
+    ),
     Verb("annotate", "recap.config:AnnotateConfig", "recap.annotate:annotate"),
     Verb("train", "recap.config:CaptionerTrainConfig", "recap.train:train"),
     Verb("caption", "recap.config:CaptionConfig", "recap.caption:caption"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from launch.config import require_multiple_of_8, require_positive
 from launch.errors import ConfigError
 
 
@@ -50,6 +51,8 @@ class SplitConfig:
 class IngestConfig:
     """Turn any source of pictures into an images artifact."""
 
+    NOT_IN_RECIPE: ClassVar = frozenset({"max_rejected_share", "num_workers"})
+
     source: Literal["scenes", "folder", "webdataset", "datasets"]
     """Where pictures come from."""
 
@@ -89,6 +92,15 @@ class IngestConfig:
 
     num_workers: int = 2
     """Worker processes; cannot change a byte of the result."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "pictures_per_shard", "max_pixels", "num_workers")
+        if self.image_size is not None:
+            require_positive(self, "image_size")
+        if not 0 <= self.max_rejected_share <= 1:
+            raise ConfigError(
+                f"max_rejected_share must lie in [0, 1], got {self.max_rejected_share:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +191,8 @@ class CaptionerSizeConfig:
 class CaptionerTrainConfig:
     """Pretrain a captioner on alt text, or fine-tune one on an annotated subset."""
 
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples", "max_left_out_share"})
+
     images: Path
     """Images artifact; only its training split is read, and the test split for validation."""
 
@@ -248,10 +262,7 @@ class CaptionerTrainConfig:
     """CPU threads; part of the recipe because arithmetic depends on it."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"samples must be at least 1, got {self.samples}")
-        if self.batch_size < 8 or self.batch_size % 8:
-            raise ConfigError(f"batch_size must be a multiple of 8, got {self.batch_size}")
+        require_multiple_of_8(self, "batch_size")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay:g}")
         if self.captioning_weight <= 0 or self.contrastive_weight < 0:
@@ -263,9 +274,9 @@ class CaptionerTrainConfig:
             raise ConfigError(
                 f"max_left_out_share must lie in [0, 1], got {self.max_left_out_share:g}"
             )
-        small = {"checkpoint_samples", "log_samples", "num_length_groups", "threads"}
-        for name in sorted(name for name in small if getattr(self, name) < 1):
-            raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(
+            self, "samples", "checkpoint_samples", "log_samples", "num_length_groups", "threads"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +311,8 @@ RULE_NAMES = ("empty", "too_short", "too_long", "loop", "unfinished", "broken_te
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Named rules that quarantine a bad caption."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"max_gated_share"})
 
     rules: list[str] | None = None
     """Rules that are applied, by name; None applies them all."""
@@ -364,5 +377,4 @@ class CaptionConfig:
     """CPU threads; part of the recipe."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 8 or self.batch_size % 8:
-            raise ConfigError(f"batch_size must be a multiple of 8, got {self.batch_size}")
+        require_multiple_of_8(self, "batch_size")

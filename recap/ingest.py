@@ -7,7 +7,6 @@ rule, and the chunk's shard and tables are written whole. In the end the tables 
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from recap.sources.source import Chunk, Rejected, Row, RowError, Source, check_t
 SPLIT_STREAM: Final = "split"
 """Splits are drawn with seed 0 in every run: a picture keeps its split wherever it turns up."""
 
-_WORK: Final = "work"
+_WORK: Final = f"{manifest.SCRATCH}/work"
 """Folder of the chunks' tables until they are joined."""
 
 
@@ -41,8 +40,7 @@ def ingest(cfg: IngestConfig, run: Run) -> None:
     storage = "reference" if source.chunks[0].source_file is not None else "own"
     if not run.start(
         {**source.plan, "chunks": len(source.chunks)},
-        # Neither can change a byte: a stopped job may be given more workers or a higher limit.
-        recipe={"storage": storage, "num_workers": "any", "max_rejected_share": "any"},
+        recipe={"storage": storage},
         gib=source.num_bytes / 2**30,
     ):
         return
@@ -55,7 +53,6 @@ def ingest(cfg: IngestConfig, run: Run) -> None:
             progress.resume(len(jobs) - len(todo))
             map_parts(_work, todo, num_workers=cfg.num_workers, progress=progress)
         _join(jobs, cfg)
-    shutil.rmtree(run.out / _WORK, ignore_errors=True)
 
     index = pq.read_table(run.out / artifacts.INDEX, columns=["shard", "split"])
     reasons = Counter(pq.read_table(run.out / artifacts.REJECTED)["reason"].to_pylist())
@@ -76,6 +73,11 @@ def ingest(cfg: IngestConfig, run: Run) -> None:
         rejected=dict(sorted(reasons.items())),
         parts=parts,
     )
+
+
+def source_digest(cfg: IngestConfig) -> str:
+    """Return the digest of the configured source as it is now."""
+    return open_source(cfg).digest
 
 
 def open_source(cfg: IngestConfig) -> Source:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from launch import keyed
-from launch.checkpoint import Average, Checkpoints, restore, training_tensors
+from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
 from launch.errors import ConfigError, InputError, StoppedError
 from launch.processes import rank, set_threads, world_size
 from launch.run import Run
+from launch.training import EpochOrder, initial_weights, is_due, learning_rate
 from recap import artifacts
 from recap.artifacts import Images
 from recap.captioner.coca import LARGEST_LOGIT_SCALE, CoCa, group_by_length
@@ -85,32 +85,29 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             "vocabulary": tokenizer.vocab_size,
             "samples": f"{cfg.samples:,} in {num_steps:,} steps of {cfg.batch_size}",
         },
-        # Neither can change a byte: a resumed run may save and speak more often, or less.
-        recipe={"checkpoint_samples": "any", "log_samples": "any"},
     ):
         return
 
     set_threads(cfg.threads)
     sample_ids = [images.sample_ids[row] for row in corpus.rows]
-    order = Order(keyed.words(sample_ids), seed=cfg.seed)
+    order = EpochOrder(cfg.seed, "captioner.order", keyed.words(sample_ids))
     text_numbers = number_texts(corpus.texts)
     pixels_of = pixel_source(images, corpus.rows, size=model.size.image_size)
     optimizer = build_optimizer(model, weight_decay=cfg.weight_decay)
     average = Average(model, cfg.ema_decay)
-    checkpoints = Checkpoints(run.out / "checkpoints")
-    step = 0
-    found = checkpoints.latest()
-    if found is not None:
+    checkpoints = Checkpoints(run.out / FOLDER)
+    start = 0
+    if (found := checkpoints.latest()) is not None:
         restore(found, model=model, optimizer=optimizer, average=average)
-        step = found.step
+        start = found.step
 
     model.train()
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.kind}") as progress:
-        progress.resume(step * cfg.batch_size)
-        while step < num_steps:
+        progress.resume(start * cfg.batch_size)
+        for step in range(start + 1, num_steps + 1):
             samples_seen = step * cfg.batch_size
-            places = order.batch(samples_seen, cfg.batch_size)
             with progress.wait():
+                places = order.batch(step, batch_size=cfg.batch_size).rows
                 pixels = pixels_of(places)
             groups = group_by_length(
                 [captions[place] for place in places],
@@ -118,7 +115,12 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
                 pad=model.special.pad,
                 longest=model.size.context_length,
             )
-            lr = learning_rate(samples_seen, cfg)
+            lr = learning_rate(
+                step,
+                num_steps=num_steps,
+                peak=cfg.lr,
+                warmup_steps=cfg.warmup_samples / cfg.batch_size,
+            )
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
@@ -138,11 +140,10 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
-            step += 1
             average.update(model, decay=average_decay(step, cfg))
 
             shown: dict[str, float] = {}
-            if step == num_steps or is_due(step, cfg.log_samples, cfg.batch_size):
+            if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
                 shown = {
                     "loss": losses.total.item(),
                     "captioning": losses.captioning.item(),
@@ -150,11 +151,12 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
                     "grad": grad_norm.item(),
                     "lr": lr,
                 }
-                run.log("train", step=step, samples_seen=step * cfg.batch_size, **shown)
+                run.log("step", step=step, samples_seen=samples_seen, **shown)
             progress.advance(cfg.batch_size, step=step, **shown)
-            if step < num_steps and is_due(step, cfg.checkpoint_samples, cfg.batch_size):
+            is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
+            if is_saved and step < num_steps:
                 tensors = training_tensors(model=model, optimizer=optimizer, average=average)
-                checkpoints.save(step, tensors, {"samples_seen": step * cfg.batch_size})
+                checkpoints.save(step, tensors, {"samples_seen": samples_seen})
 
     average.copy_to(model)
     parts = save_captioner(
@@ -164,7 +166,6 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
         tokenizer=tokenizer,
         validation=validate(model.eval(), tokenizer, images=images, cfg=cfg),
     )
-    checkpoints.clear()
     run.finish(
         artifact=artifacts.CAPTIONER,
         version=artifacts.VERSION,
@@ -274,22 +275,6 @@ def number_texts(texts: Sequence[str]) -> Int64[Tensor, "N"]:
     return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
 
 
-class Order:
-    """The order of the pictures: one keyed permutation per epoch, one after the other."""
-
-    def __init__(self, ids: UInt64[np.ndarray, "N"], *, seed: int) -> None:
-        self._num = len(ids)
-        self._epoch = lru_cache(maxsize=2)(
-            lambda epoch: keyed.permutation(seed, "captioner.order", epoch=epoch, ids=ids)
-        )
-
-    def batch(self, samples_seen: int, batch_size: int) -> Int64[np.ndarray, "B"]:
-        """Return the places of the next batch, which may begin in one epoch and end in the next."""
-        epochs, places = np.divmod(np.arange(samples_seen, samples_seen + batch_size), self._num)
-        found = [self._epoch(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        return np.concatenate(found)
-
-
 def pixel_source(
     images: Images, rows: Int64[np.ndarray, "N"], *, size: int
 ) -> Callable[[Int64[np.ndarray, "B"]], UInt8[Tensor, "B H H 3"]]:
@@ -317,8 +302,8 @@ def build(images: Images, cfg: CaptionerTrainConfig) -> tuple[CaptionTokenizer, 
             found = captions.texts(kind).items()
             texts += [text for sample_id, text in found if sample_id in is_train]
     tokenizer = train_tokenizer(texts, vocab_size=cfg.model.vocab_size)
-    torch.manual_seed(cfg.seed)
-    model = CoCa(cfg.model, vocab_size=tokenizer.vocab_size, special=tokenizer.special)
+    with initial_weights(cfg.seed, "captioner.init"):
+        model = CoCa(cfg.model, vocab_size=tokenizer.vocab_size, special=tokenizer.special)
     return tokenizer, model
 
 
@@ -335,26 +320,9 @@ def build_optimizer(model: CoCa, *, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 
 
-def learning_rate(samples_seen: int, cfg: CaptionerTrainConfig) -> float:
-    """Return the rate of the step that starts here: a straight rise, then half a cosine to zero.
-
-    The rise takes at most a quarter of a training, so that a short one reaches its peak.
-    """
-    middle = samples_seen + cfg.batch_size / 2
-    rise = min(cfg.warmup_samples, cfg.samples / 4)
-    if middle < rise:
-        return cfg.lr * middle / rise
-    return cfg.lr * (1 + math.cos(math.pi * min(1.0, (middle - rise) / (cfg.samples - rise)))) / 2
-
-
 def average_decay(step: int, cfg: CaptionerTrainConfig) -> float:
     """Return the average's decay, short at first so that initial weights are soon forgotten."""
     return min(cfg.ema_decay, (1 + step) / (10 + step))
-
-
-def is_due(step: int, every_samples: int, batch_size: int) -> bool:
-    """Say whether this step completes another `every_samples` pictures."""
-    return step * batch_size // every_samples > (step - 1) * batch_size // every_samples
 
 
 def not_finite(step: int, sample_ids: Sequence[str]) -> StoppedError:

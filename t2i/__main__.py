@@ -6,7 +6,7 @@ from launch.verbs import Verb, main
 
 VERBS = (
     Verb("autoencoder", "t2i.config:AutoencoderConfig", "t2i.autoencoder:fit"),
-    Verb("text-encoder", "t2i.config:TextEncoderConfig", "t2i.conditioning:fit"),
+    Verb("text-encoder", "t2i.config:TextEncoderConfig", "t2i.fit_text_encoder:fit"),
     Verb("encode", "t2i.config:EncodeConfig", "t2i.cache:encode"),
     Verb("train", "t2i.config:TrainConfig", "t2i.train:train"),
     Verb("prompts", "t2i.config:PromptsConfig", "t2i.prompts:prompts"),

@@ -30,11 +30,10 @@ from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import atomic_path, write_json
 from launch.processes import set_threads
 from launch.run import Run
+from launch.training import EpochOrder, initial_weights, is_due, learning_rate
 from recap.artifacts import IMAGES, Images, open_images
 from t2i.artifacts import AUTOENCODER, VERSIONS, WEIGHTS_NAME
 from t2i.config import AutoencoderConfig
-from t2i.data import EpochOrder
-from t2i.objective import learning_rate
 
 QUALITY_PICTURES = 512
 """Test pictures that the quality is measured on."""
@@ -140,9 +139,7 @@ def to_pixels(picture: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]
 def build(cfg: AutoencoderConfig) -> AutoencoderKL:
     """Make an untrained autoencoder with initial weights of its seed."""
     levels = len(cfg.channels)
-    low, high = (int(word) for word in keyed.stream_key(cfg.seed, "autoencoder init"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(low | high << 32)
+    with initial_weights(cfg.seed, "autoencoder.init"):
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
@@ -259,17 +256,18 @@ def fit(cfg: AutoencoderConfig, run: Run) -> None:
 
     pictures = _Pictures(images, size=cfg.image_size, num_rows=min(len(train), cfg.samples))
     ids = keyed.words([images.sample_ids[row] for row in train])
-    order = EpochOrder(cfg.seed, "order", ids)
+    order = EpochOrder(cfg.seed, "autoencoder.order", ids)
     side = cfg.image_size // factor
     shape = (cfg.latent_channels, side, side)
-    save_every = max(1, cfg.checkpoint_samples // cfg.batch_size)
     with run.progress(num_steps * cfg.batch_size, label="autoencoder") as progress:
         progress.resume(start * cfg.batch_size)
         for step in range(start + 1, num_steps + 1):
             with progress.wait():
                 rows, epochs = order.batch(step, batch_size=cfg.batch_size)
                 picture = from_pixels(pictures.pixels(train[rows]))
-                noise = keyed.normal(cfg.seed, "latent", epoch=epochs, ids=ids[rows], shape=shape)
+                noise = keyed.normal(
+                    cfg.seed, "autoencoder.latent", epoch=epochs, ids=ids[rows], shape=shape
+                )
             error, divergence = loss_terms(vae, picture, noise=torch.from_numpy(noise))
             loss = error + cfg.kl_weight * divergence
             if not torch.isfinite(loss):
@@ -282,25 +280,26 @@ def fit(cfg: AutoencoderConfig, run: Run) -> None:
             torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
-                    step * cfg.batch_size,
+                    step,
+                    num_steps=num_steps,
                     peak=cfg.lr,
-                    warmup_samples=20 * cfg.batch_size,
-                    samples=num_steps * cfg.batch_size,
+                    warmup_steps=20,
                 )
             optimizer.step()
             progress.advance(cfg.batch_size, loss=loss.item())
-            if step % save_every == 0 and step < num_steps:
+            is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
+            if is_saved and step < num_steps:
                 tensors = training_tensors(model=vae, optimizer=optimizer)
                 checkpoints.save(step, tensors, {})
 
-    chosen = keyed.permutation(cfg.seed, "statistics", epoch=0, ids=ids)[:STATISTICS_PICTURES]
-    mean, std = _channel_statistics(Autoencoder(vae.eval()), pictures, train[np.sort(chosen)])
+    shuffled = keyed.permutation(cfg.seed, "autoencoder.statistics", epoch=0, ids=ids)
+    chosen = train[np.sort(shuffled[:STATISTICS_PICTURES])]
+    mean, std = _channel_statistics(Autoencoder(vae.eval()), pictures, chosen)
     normalise_latents(vae, mean, std)
     # Plain layout: the file must not depend on how training arranged the weights.
     vae.to(memory_format=torch.contiguous_format).save_pretrained(run.out)
     quality = _measure(Autoencoder.load(run.out), images, test, cfg=cfg, out=run.out)
     write_json(run.out / "quality.json", quality)
-    checkpoints.clear()
     run.finish(
         artifact=AUTOENCODER,
         version=VERSIONS[AUTOENCODER],

@@ -11,7 +11,6 @@ N rows, C latent channels, h latent height, w latent width, T tokens, D text wid
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from launch.errors import ArtifactError, ConfigError, InputError
 from launch.manifest import (
+    SCRATCH,
     digest_bytes,
     digest_file,
     is_complete,
@@ -48,7 +48,7 @@ from t2i.config import EncodeConfig
 BATCHES_PER_BLOCK = 16
 """Batches between markers; at most this much work is lost by a kill."""
 
-MARKERS = "blocks"
+MARKERS = f"{SCRATCH}/blocks"
 """Folder of the markers; removed when the artifact is complete."""
 
 
@@ -141,7 +141,6 @@ def _encode_latents(cfg: EncodeConfig, run: Run, images: Images, source: str | P
     for file in files.values():
         file.close()
     write_latents_index(run.out / "index.parquet", [images.sample_ids[row] for row in rows])
-    _remove_markers(run.out)
     run.finish(
         artifact=LATENTS,
         version=VERSIONS[LATENTS],
@@ -201,7 +200,6 @@ def _encode_texts(cfg: EncodeConfig, run: Run, images: Images, source: str | Pat
         width=encoder.width,
         dtype=dtype.name,
     )
-    _remove_markers(run.out)
     run.finish(
         artifact=TEXT_STATES,
         version=VERSIONS[TEXT_STATES],
@@ -274,7 +272,3 @@ def _mark(out: Path, index: int, files: Iterable[_ArrayFile]) -> None:
     for file in files:
         file.flush()
     write_json(out / MARKERS / f"{index:06d}.json", {})
-
-
-def _remove_markers(out: Path) -> None:
-    shutil.rmtree(out / MARKERS, ignore_errors=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from launch.config import require_multiple_of_8, require_positive
 from launch.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
     """Fit a small AutoencoderKL on the training pictures."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples"})
 
     images: Path
     """Images artifact; the training split fits, the test split measures."""
@@ -49,10 +52,17 @@ class AutoencoderConfig:
     threads: int = 1
     """CPU threads; part of the recipe."""
 
+    def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "samples", "checkpoint_samples", "threads")
+        require_positive(self, "latent_channels", "image_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig:
     """Fit the embedded default's own small T5 by its own objective: fill in masked text."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples"})
 
     texts: list[Path]
     """Captions artifacts whose texts are learned, equal tokens per kind."""
@@ -93,6 +103,11 @@ class TextEncoderConfig:
     threads: int = 1
     """CPU threads; part of the recipe."""
 
+    def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "samples", "checkpoint_samples", "threads")
+        require_positive(self, "max_tokens", "vocab_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
@@ -126,6 +141,8 @@ class EncodeConfig:
     """CPU threads; part of the recipe."""
 
     def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "image_size", "max_tokens", "threads")
         if (self.autoencoder is None) == (self.text_encoder is None):
             raise ConfigError("encode: give exactly one of autoencoder= and text_encoder=")
 
@@ -133,6 +150,8 @@ class EncodeConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train one text-conditioned latent diffusion model: one arm, one seed."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples"})
 
     images: Path
     """Images artifact."""
@@ -201,6 +220,15 @@ class TrainConfig:
     """CPU threads; part of the recipe."""
 
     def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "snapshots", "checkpoint_samples", "log_samples", "threads")
+        if self.samples < self.batch_size:
+            raise ConfigError(
+                f"samples={self.samples} must be at least one batch of {self.batch_size}"
+            )
+        for name in ("text_dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in [0, 1), got {getattr(self, name):g}")
         total = sum(self.caption_mix.values())
         if abs(total - 1) > 1e-6 or any(p < 0 for p in self.caption_mix.values()):
             raise ConfigError(
@@ -239,6 +267,8 @@ class PromptsConfig:
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """Write the images that a model generates for a prompt table."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"num_workers"})
 
     model: Path
     """Model artifact."""
@@ -283,11 +313,10 @@ class SampleConfig:
     """CPU threads of each worker; part of the recipe."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 8 or self.batch_size % 8:
-            raise ConfigError(f"batch_size must be a multiple of 8, got {self.batch_size}")
-        for name in ("num_steps", "seeds_per_prompt", "images_per_shard", "num_workers", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_multiple_of_8(self, "batch_size")
+        require_positive(
+            self, "num_steps", "seeds_per_prompt", "images_per_shard", "num_workers", "threads"
+        )
         if self.curve_pairs < 0 or self.seed < 0:
             raise ConfigError(
                 f"curve_pairs and seed must not be negative, got {self.curve_pairs} and {self.seed}"

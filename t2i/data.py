@@ -19,52 +19,13 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
 from launch import keyed
 from launch.errors import InputError
+from launch.training import EpochOrder
 from recap.artifacts import Captions, Images
 from t2i.artifacts import Latents, TextStates, text_digest
 from t2i.mix import ALT, choose_kinds, kind_order
 
 TOKEN_MULTIPLE = 8
 """Padded text lengths are multiples of this."""
-
-
-class EpochOrder:
-    """The order in which pictures are seen: every epoch all of them once, in an order of its own.
-
-    Args:
-        seed: Seed of the order.
-        stream: Stream of keyed randomness.
-        ids: First 64 bits of each sample_id.
-    """
-
-    def __init__(self, seed: int, stream: str, ids: UInt64[np.ndarray, " N"]) -> None:
-        self._seed, self._stream, self._ids = seed, stream, ids
-        self._orders: dict[int, Int64[np.ndarray, " N"]] = {}
-
-    def batch(self, step: int, *, batch_size: int) -> EpochRows:
-        """Give the pictures of a step, counted from 1."""
-        place = np.arange((step - 1) * batch_size, step * batch_size, dtype=np.int64)
-        epochs, position = np.divmod(place, len(self._ids))
-        rows = np.empty_like(place)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            rows[here] = self._order(epoch)[position[here]]
-        return EpochRows(rows, epochs)
-
-    def _order(self, epoch: int) -> Int64[np.ndarray, " N"]:
-        if epoch not in self._orders:
-            for old in [e for e in self._orders if e < epoch - 1]:
-                del self._orders[old]
-            self._orders[epoch] = keyed.permutation(
-                self._seed, self._stream, epoch=epoch, ids=self._ids
-            )
-        return self._orders[epoch]
-
-
-class EpochRows(NamedTuple):
-    """Row numbers, and the epoch of each; a batch may span two."""
-
-    rows: Int64[np.ndarray, " B"]
-    epochs: Int64[np.ndarray, " B"]
 
 
 class Draw(NamedTuple):

@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 
 from launch.errors import ConfigError
-from launch.keyed import stream_key
+from launch.training import initial_weights
 
 WHITENING_FLOOR = 1e-3
 """Variance, relative to the largest, below which a direction of the text is not amplified."""
@@ -71,10 +71,7 @@ def build(
             f"side; expected a multiple of {2 ** (levels - 1)}. Choose another size or image_size."
         )
     with_text = [level >= shape.text_from_level for level in range(levels)]
-    low, high = (int(word) for word in stream_key(seed, "init"))
-    # The weights are drawn by diffusers from torch's global generator; its state is put back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(low | high << 32)
+    with initial_weights(seed, "init"):
         return UNet2DConditionModel(
             sample_size=latent_side,
             in_channels=latent_channels,

@@ -160,10 +160,6 @@ class Ledger:
         columns = [list(column) for column in zip(*rows, strict=True)]
         write_parquet(path, pa.table(columns or [[] for _ in SCHEMA], schema=SCHEMA))
 
-    def discard(self) -> None:
-        """Remove the JSON lines; the table has them."""
-        self._path.unlink(missing_ok=True)
-
 
 def _line(row: Row) -> str:
     return json.dumps(list(row)) + "\n"

@@ -9,7 +9,6 @@ B batch, C latent channels, H latent height, W latent width
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -142,20 +141,3 @@ def scheduler(objective: Objective) -> Any:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-
-
-def learning_rate(samples_seen: int, *, peak: float, warmup_samples: int, samples: int) -> float:
-    """Give the rate at one moment: it rises evenly to `peak`, then falls to zero as a cosine.
-
-    A function of progress alone, so that a resumed run needs no scheduler state.
-
-    Args:
-        samples_seen: Samples seen *after* the step that uses this rate.
-        peak: Highest rate.
-        warmup_samples: Samples over which the rate rises.
-        samples: Samples of the whole run.
-    """
-    if samples_seen < warmup_samples:
-        return peak * samples_seen / warmup_samples
-    past = (samples_seen - warmup_samples) / max(1, samples - warmup_samples)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, past)))

@@ -9,15 +9,14 @@ draws.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.errors import ArtifactError, ConfigError
-from launch.manifest import canonical_json, write_json
-from launch.parts import LOCKS, map_parts, pending, take
+from launch.manifest import SCRATCH, canonical_json, write_json
+from launch.parts import map_parts, pending, take
 from launch.processes import accelerator, set_threads, world_size
 from launch.progress import Progress
 from launch.run import Run
@@ -42,12 +41,8 @@ from t2i.config import SampleConfig
 if TYPE_CHECKING:
     from t2i.painter import PromptStates
 
-SCRATCH = "scratch"
-"""Folder of text states, below the artifact's; gone when it is complete."""
-
-
 TEXTS, LENGTHS = "texts.json", "lengths.json"
-"""In it: the distinct texts, and how long each is."""
+"""In the scratch folder: the distinct texts, and how long each is."""
 
 
 class Drawing(NamedTuple):
@@ -88,8 +83,6 @@ def sample(cfg: SampleConfig, run: Run) -> None:
         return
     num_truncated = count_truncated(tasks[0])
     write_generations_index(run.out / "index.parquet", index_rows(run.out, tasks))
-    for folder in (SCRATCH, LOCKS):
-        shutil.rmtree(run.out / folder, ignore_errors=True)
     run.finish(
         artifact=GENERATIONS,
         version=VERSIONS[GENERATIONS],

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
 from launch.errors import ArtifactError, ConfigError, StoppedError
-from launch.manifest import Manifest
+from launch.manifest import SCRATCH, Manifest
 from launch.processes import accelerator as make_accelerator
 from launch.processes import rank, set_threads, world_size
 from launch.run import Run
+from launch.training import is_due, learning_rate
 from recap.artifacts import CAPTIONS, IMAGES, open_captions, open_images
 from t2i.artifacts import (
     AUTOENCODER,
@@ -43,7 +44,7 @@ from t2i.config import TrainConfig
 from t2i.data import Batch, Draw, TrainingSet, join
 from t2i.denoiser import build, num_parameters, whiten_text
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
-from t2i.objective import Corrupted, corrupt, learning_rate, sample_loss, scheduler
+from t2i.objective import Corrupted, corrupt, sample_loss, scheduler
 from t2i.pipeline import CaptionmixPipeline
 
 ADAM_BETAS = (0.9, 0.99)
@@ -53,7 +54,7 @@ NUM_STATES = 65_536
 """Token states whose mean and covariance the denoiser starts from."""
 
 LEDGER = "ledger.parquet"
-LEDGER_LINES = "ledger.jsonl"
+LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 
 
 def train(cfg: TrainConfig, run: Run) -> None:
@@ -99,8 +100,6 @@ def train(cfg: TrainConfig, run: Run) -> None:
     model, optimizer = accelerator.prepare(denoiser, optimizer)
 
     here = rank_slice(cfg.batch_size)
-    save_every = max(1, cfg.checkpoint_samples // cfg.batch_size)
-    log_every = max(1, cfg.log_samples // cfg.batch_size)
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.arm}") as progress, ledger:
         progress.resume(start * cfg.batch_size)
         for step in range(start + 1, num_steps + 1):
@@ -124,10 +123,10 @@ def train(cfg: TrainConfig, run: Run) -> None:
             if not torch.isfinite(loss.detach() + grad_norm):
                 raise not_finite(loss, step=step, ids=data.sample_ids_of(draw, here))
             lr = learning_rate(
-                samples_seen,
+                step,
+                num_steps=num_steps,
                 peak=cfg.lr,
-                warmup_samples=cfg.warmup_samples,
-                samples=num_steps * cfg.batch_size,
+                warmup_steps=cfg.warmup_samples / cfg.batch_size,
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -137,13 +136,14 @@ def train(cfg: TrainConfig, run: Run) -> None:
             tensors = tensor_hash(data, draw, cfg, autoencoder) if run.is_main else None
             ledger.add(row_of(draw, kinds=data.kinds, seed=cfg.seed, tensor_hash=tensors))
             fields: dict[str, float] = {}
-            if step % log_every == 0 or step == num_steps:
+            if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
                 fields = {"loss": loss.item(), "grad": float(grad_norm), "lr": lr}
                 run.log("step", step=step, samples_seen=samples_seen, **fields)
             progress.advance(cfg.batch_size, **fields)
             if step in snapshots and run.is_main:
                 save_snapshot(run.out / "snapshots" / str(samples_seen), denoiser, average)
-            if step % save_every == 0 and step < num_steps:
+            is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
+            if is_saved and step < num_steps:
                 state = training_tensors(model=model, optimizer=optimizer, average=average)
                 ledger.sync()
                 if run.is_main:
@@ -153,8 +153,6 @@ def train(cfg: TrainConfig, run: Run) -> None:
         ledger.write_table(run.out / LEDGER)
         average.copy_to(denoiser)
         save_model(run.out, denoiser, autoencoder, text_encoder, cfg)
-        checkpoints.clear()
-        ledger.discard()
         run.finish(
             artifact=MODEL,
             version=VERSIONS[MODEL],
@@ -188,11 +186,6 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
         raise ConfigError(
             f"batch_size must be a multiple of 8 for each of {world_size()} processes, "
             f"got {cfg.batch_size}"
-        )
-    if cfg.snapshots < 1 or cfg.samples < cfg.batch_size:
-        raise ConfigError(
-            f"samples={cfg.samples} must be at least one batch of {cfg.batch_size}, and snapshots="
-            f"{cfg.snapshots} at least 1"
         )
     data = join(
         images=open_images(cfg.images),

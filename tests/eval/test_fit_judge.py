@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from eval import artifacts, clip, fit_judge, recogniser
 from eval.config import ClipSizeConfig, FitJudgeConfig
-from launch import keyed
 from launch.checkpoint import Checkpoints
 from launch.errors import ArtifactError, ConfigError, StoppedError
-from launch.manifest import digest_bytes
 from launch.run import Run
 from recap.claims import AXES
 
@@ -81,7 +78,7 @@ def test_a_fitted_judge_loads_and_says_how_good_it_is(judge: artifacts.Judge) ->
 
 def test_only_judge_pictures_are_fitted_and_no_checkpoint_is_left(judge: artifacts.Judge) -> None:
     assert judge.manifest.counts == {"rows_in": 24, "rows_out": 24, "test_pictures": 12}
-    assert not (judge.folder / "checkpoints").exists()
+    assert not (judge.folder / "scratch").exists()
     names = {part.name for part in judge.manifest.parts}
     assert {"quality.json", f"clip/{clip.WEIGHTS_NAME}", "recogniser/config.json"} <= names
 
@@ -148,60 +145,12 @@ def test_a_split_without_texts_is_refused(
 def test_a_loss_that_is_no_number_stops_the_fit(
     small_world: Any, texts: Path, small_autoencoder: Path, tmp_path: Path
 ) -> None:
-    cfg = config(small_world, texts, small_autoencoder, lr=1e38)
+    cfg = config(small_world, texts, small_autoencoder, lr=1e30)
     with pytest.raises(StoppedError, match=r"loss is (nan|inf)"):
         fit(cfg, tmp_path / "judge")
 
 
-# --------------------------------------------------------------------------- pieces
-
-
-def ids(num: int) -> np.ndarray:
-    return keyed.words([digest_bytes(str(i).encode()) for i in range(num)])
-
-
-def test_an_epoch_takes_no_picture_twice() -> None:
-    places = [
-        fit_judge.batch_at(step, stream="s", seed=0, ids=ids(20), batch_size=8) for step in range(4)
-    ]
-    assert [place.epoch for place in places] == [0, 0, 1, 1]
-    rows = np.concatenate([places[0].rows, places[1].rows])
-    assert len(set(rows.tolist())) == 16
-    assert places[2].rows.tolist() != places[0].rows.tolist()
-
-
-def test_the_loss_is_clips_own_where_all_texts_differ() -> None:
-    from open_clip.loss import ClipLoss
-
-    generator = torch.Generator().manual_seed(0)
-    images, of_texts = (
-        torch.nn.functional.normalize(torch.randn(6, 4, generator=generator), dim=-1)
-        for _ in range(2)
-    )
-    scale = torch.tensor(14.0)
-    found = fit_judge.contrastive_loss(images, of_texts, scale=scale, text_id=torch.arange(6))
-    torch.testing.assert_close(found, ClipLoss()(images, of_texts, scale))
-
-
-def test_equal_texts_are_no_negatives_of_each_other() -> None:
-    features = torch.eye(3)[:, :2]
-    images = torch.nn.functional.normalize(features + 0.1, dim=-1)
-    of_texts = images[[0, 0, 2]]
-    scale = torch.tensor(10.0)
-    apart = fit_judge.contrastive_loss(
-        images[[0, 0, 2]], of_texts, scale=scale, text_id=torch.tensor([7, 7, 8])
-    )
-    two = fit_judge.contrastive_loss(
-        images[[0, 2]], of_texts[[0, 2]], scale=scale, text_id=torch.tensor([7, 8])
-    )
-    one_way = torch.nn.functional.cross_entropy(
-        scale * images[[0, 2]] @ images[[0, 2]].T, torch.arange(2), reduction="none"
-    )
-    assert apart <= two + 1e-6 + one_way.max()
-    confused = fit_judge.contrastive_loss(
-        images[[0, 0, 2]], of_texts, scale=scale, text_id=torch.tensor([7, 9, 8])
-    )
-    assert apart < confused
+# --------------------------------------------------------------------------- quality
 
 
 def test_ties_in_retrieval_count_as_a_fair_draw() -> None:
@@ -221,14 +170,6 @@ def test_the_interval_of_a_share_is_wilsons(
     assert fit_judge.wilson_interval(successes, num) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_augmentation_without_strength_returns_original_or_copy() -> None:
-    originals, copies = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
-    noise = torch.randn(4, 3, 8, 8)
-    u = torch.tensor([[0.0, 0.0, 0.0, 0.3], [1.0, 0.0, 0.0, 0.9]])
-    found = fit_judge.augment(originals, copies, noise=noise, u=u)
-    torch.testing.assert_close(found, torch.stack([originals[0], copies[0]]))
-
-
 def test_a_perfect_reading_is_accurate_and_accepts_nothing_false(small_world: Any) -> None:
     true = [scene.claims for scene in small_world.scenes]
     found = fit_judge.read_accuracy([recogniser.layouts(claims)[0] for claims in true], true)
@@ -245,12 +186,3 @@ def test_a_blind_recogniser_abstains_and_is_not_accurate(small_world: Any) -> No
     found = fit_judge.read_accuracy([blind] * len(true), true)
     assert found["objects"]["accuracy"] == 0.0
     assert found["objects"]["abstained"] == 1.0
-
-
-def test_a_shifted_picture_moves_down_and_right_and_repeats_its_border() -> None:
-    images = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
-    torch.testing.assert_close(fit_judge.shifted(images, torch.zeros(2, 2).long()), images)
-    found = fit_judge.shifted(images, torch.tensor([[1, 0], [0, -1]]))
-    torch.testing.assert_close(found[0, :, 1:], images[0, :, :-1])
-    torch.testing.assert_close(found[0, :, 0], images[0, :, 0])
-    torch.testing.assert_close(found[1, :, :, :-1], images[1, :, :, 1:])

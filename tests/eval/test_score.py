@@ -160,7 +160,7 @@ def test_scores_name_their_scorers(scores: artifacts.Scores) -> None:
     assert set(scorers["clip"]["truncation_rate"]) == set(STYLES)
     assert scorers["clip"]["truncation_rate"]["dsc"] > 0  # 24 tokens are few
     assert scorers["claims"]["measurable"] == ["colour_size", "number_place", "objects"]
-    assert not (scores.manifest.folder / "parts").exists()
+    assert not (scores.manifest.folder / "scratch").exists()
 
 
 def test_a_killed_run_ends_in_the_same_bytes(

@@ -87,7 +87,7 @@ def test_a_rate_written_as_yaml_1_1_text_is_a_number() -> None:
 
 def test_paths_stay_out_of_a_recipe() -> None:
     loaded = config.load(Outer, [], ["samples=1", "data=/somewhere"])
-    assert "data" not in config.without_paths(loaded)
+    assert "data" not in config.recipe_of(loaded)
     assert config.to_plain(loaded)["data"] == "/somewhere"
 
 

@@ -109,12 +109,12 @@ def test_a_run_killed_while_joining_ends_like_one_never_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = made(WORLD, tmp_path / "whole")
-    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("launch.manifest.write_manifest", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(WORLD, tmp_path / "killed")
     monkeypatch.undo()
     assert made(WORLD, tmp_path / "killed").digest == whole.digest
-    assert not (tmp_path / "killed" / "work").exists()
+    assert not (tmp_path / "killed" / "scratch").exists()
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,7 @@ def chain(base: Path) -> Chain:
 
 
 def _make(root: Path) -> Chain:
-    from t2i import autoencoder, cache, conditioning
+    from t2i import autoencoder, cache, fit_text_encoder
 
     images = make_images(root / "images")
     captions = make_captions(
@@ -202,7 +202,7 @@ def _make(root: Path) -> Chain:
         batch_size=16,
         threads=1,
     )
-    te = run_verb("t2i text-encoder", conditioning.fit, te_cfg, root / "text_encoder")
+    te = run_verb("t2i text-encoder", fit_text_encoder.fit, te_cfg, root / "text_encoder")
     la_cfg = EncodeConfig(images=images, autoencoder=ae, image_size=16, batch_size=8, threads=1)
     latents = run_verb("t2i encode", cache.encode, la_cfg, root / "latents")
     ts_cfg = EncodeConfig(

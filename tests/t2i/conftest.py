@@ -23,8 +23,8 @@ from t2i.artifacts import (
     prompt_id,
     write_prompts,
 )
-from t2i.conditioning import train_tokenizer
 from t2i.config import PromptsConfig, SampleConfig, TrainConfig
+from t2i.fit_text_encoder import train_tokenizer
 from t2i.pipeline import CaptionmixPipeline
 
 TEXT = "one two three red green blue circle square ring at the top left bottom right of a"

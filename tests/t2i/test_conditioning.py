@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,25 +16,14 @@ from transformers import (
     T5EncoderModel,
 )
 
-from launch.errors import ArtifactError, ConfigError, InputError
-from t2i.conditioning import (
-    NUM_SENTINELS,
-    Corpus,
-    Document,
-    TextEncoder,
-    corrupt_spans,
-    fit,
-    length_batches,
-    mask_other,
-    train_tokenizer,
-)
-from t2i.config import TextEncoderConfig
+from launch.errors import ArtifactError, ConfigError
+from t2i.conditioning import TextEncoder, length_batches
+from t2i.fit_text_encoder import train_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, payload, run_verb
+from chain import Chain, chain
 
 TEXTS = ["a red box", "a grey picture with a blue box at the left", ""]
-FIRST = 3
 
 
 @pytest.fixture(scope="module")
@@ -109,42 +96,6 @@ def test_a_folder_that_is_no_encoder_is_refused_by_name(tmp_path: Path) -> None:
         TextEncoder.load(tmp_path)
 
 
-@given(
-    st.integers(0, 40).flatmap(
-        lambda n: st.tuples(
-            st.lists(st.integers(50, 99), min_size=n, max_size=n),
-            st.lists(st.floats(0, 1, exclude_max=True), min_size=2 * n + 2, max_size=2 * n + 2),
-        )
-    )
-)
-def test_spans_and_rest_make_the_text_again(drawn: tuple[list[int], list[float]]) -> None:
-    body, uniform = drawn
-    tokens = [*body, 1]
-    spans = corrupt_spans(tokens, np.array(uniform), first=FIRST)
-    last = FIRST + NUM_SENTINELS
-    pieces: dict[int, list[int]] = {}
-    for token in spans.targets[:-1]:
-        if FIRST <= token < last:
-            pieces[token] = []
-        else:
-            pieces[max(pieces)].append(token)
-    whole = [t for token in spans.inputs for t in pieces.get(token, [token])]
-    assert whole == tokens
-    num_masked = sum(map(len, pieces.values()))
-    assert num_masked <= max(1, round(0.15 * len(body)))
-    assert spans.targets[-1] == 1
-    assert all(piece for piece in list(pieces.values())[:-1])  # the last sentinel ends the list
-
-
-def test_every_place_of_a_text_can_be_masked() -> None:
-    tokens = [*range(50, 60), 1]
-    masked: set[int] = set()
-    for seed in range(200):
-        uniform = np.random.default_rng(seed).random(22)
-        masked |= set(tokens) - set(corrupt_spans(tokens, uniform, first=FIRST).inputs)
-    assert masked == set(range(50, 60))
-
-
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
 def test_length_batches_hold_every_text_once(lengths: list[int], batch_size: int) -> None:
     batches = list(length_batches(lengths, batch_size=batch_size))
@@ -152,64 +103,3 @@ def test_length_batches_hold_every_text_once(lengths: list[int], batch_size: int
     for batch in batches:
         assert len(batch.rows) <= batch_size
         assert all(batch.length - 8 < lengths[row] <= batch.length for row in batch.rows)
-
-
-def test_a_document_has_two_texts_of_one_picture_and_the_second_is_masked_whole() -> None:
-    corpus = Corpus([{"a": [50, 51, 1], "b": [52, 1]}, {"a": [60, 61, 62, 1]}])
-    document = corpus.document(0, "a", 0.5)
-    assert document == Document([50, 51, 1], [60, 61, 62, 1])
-    assert corpus.document(0, "b", 0.5) == Document([52, 1], None)
-    spans = mask_other(document, first=FIRST)
-    assert spans.inputs == [50, 51, FIRST, 1]
-    assert spans.targets == [FIRST, 60, 61, 62, FIRST + 1, 1]
-    assert corpus.draw(1, batch_size=9, seed=0) == corpus.draw(1, batch_size=9, seed=0)
-
-
-def test_the_quality_of_a_fit_is_stated(made: Chain) -> None:
-    quality = json.loads((made.text_encoder / "quality.json").read_text())
-    assert 0 <= quality["masked_token_accuracy"] <= 1
-    assert quality["num_masked_tokens"] > 0
-
-
-def config(made: Chain, **settings: object) -> TextEncoderConfig:
-    small = {
-        "texts": [made.captions],
-        "kinds": ["dsc"],
-        "width": 16,
-        "num_layers": 1,
-        "num_heads": 2,
-        "vocab_size": 128,
-        "samples": 48,
-        "batch_size": 8,
-        "checkpoint_samples": 16,
-        "threads": 1,
-    }
-    return TextEncoderConfig(**{**small, **settings})  # type: ignore[arg-type]
-
-
-def test_a_fit_that_was_stopped_ends_in_the_same_bytes(
-    made: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import t2i.conditioning as module
-
-    cfg = config(made)
-    whole = run_verb("t2i text-encoder", fit, cfg, tmp_path / "whole")
-    span_batch, calls = module.span_batch, []
-
-    def stop_at_the_fourth(*args: object, **kwargs: object) -> object:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return span_batch(*args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "span_batch", stop_at_the_fourth)
-    with pytest.raises(KeyboardInterrupt):
-        run_verb("t2i text-encoder", fit, cfg, tmp_path / "stopped")
-    resumed = run_verb("t2i text-encoder", fit, cfg, tmp_path / "stopped")
-    assert payload(whole) == payload(resumed)
-
-
-def test_a_kind_that_no_artifact_holds_is_refused(made: Chain, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="kind 'tags' is in none of"):
-        run_verb("t2i text-encoder", fit, config(made, kinds=["tags"]), tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import math
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from hypothesis import given
-from hypothesis import strategies as st
 
 from t2i.objective import (
     BETA_END,
@@ -16,7 +11,6 @@ from t2i.objective import (
     NUM_TIMESTEPS,
     corrupt,
     interpolate,
-    learning_rate,
     path_position,
     sample_loss,
     scheduler,
@@ -113,16 +107,3 @@ def test_the_loss_of_a_sample_is_its_own_mean_square() -> None:
     losses = sample_loss(latents, noise)
     assert losses.shape == (6,)
     assert losses[2].item() == pytest.approx((latents[2] - noise[2]).square().mean().item(), 1e-5)
-
-
-@given(st.integers(1, 1000), st.integers(0, 500))
-def test_the_rate_rises_to_its_peak_and_falls_to_zero(samples: int, warmup: int) -> None:
-    rates = [
-        learning_rate(seen, peak=2.0, warmup_samples=warmup, samples=samples + warmup)
-        for seen in range(warmup + samples + 1)
-    ]
-    assert max(rates) == pytest.approx(2.0)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a <= b for a, b in pairwise(rates[: warmup + 1]))
-    assert all(a >= b for a, b in pairwise(rates[warmup:]))
-    assert not any(math.isnan(rate) for rate in rates)

@@ -70,7 +70,7 @@ def test_every_step_has_a_row_in_the_ledger(model: Path) -> None:
 
 
 def test_nothing_but_payload_and_records_is_left(model: Path) -> None:
-    assert not (model / "checkpoints").exists()
+    assert not (model / "scratch").exists()
     assert not (model / "ledger.jsonl").exists()
 
 
@@ -118,12 +118,12 @@ def test_a_process_killed_while_training_resumes_to_equal_bytes(
     process = subprocess.Popen(
         words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    lines = out / "ledger.jsonl"
+    lines = out / "scratch" / "ledger.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         # After a checkpoint, with a step under way: its row is written, its checkpoint not.
         if (
-            (out / "checkpoints").is_dir()
+            (out / "scratch" / "checkpoints").is_dir()
             and lines.is_file()
             and lines.read_text().count("\n") >= 3
         ):

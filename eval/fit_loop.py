@@ -1,0 +1,87 @@
+"""The loop that both parts of the judge are fitted by.
+
+It averages weights, saves and resumes to the bit. What is learned from the pictures of a step is
+the caller's `step_loss`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from launch.checkpoint import Average, Checkpoints, restore, training_tensors
+from launch.errors import StoppedError
+from launch.run import Run
+from launch.training import learning_rate
+
+# Settings of the fit that no study has had a reason to change.
+WARMUP_STEPS = 20
+WEIGHT_DECAY = 0.1
+AVERAGE_DECAY = 0.99
+CHECKPOINTS_PER_FIT = 8
+
+
+def fit(
+    model: nn.Module,
+    step_loss: Callable[[int], Float[Tensor, ""]],
+    *,
+    num_steps: int,
+    batch_size: int,
+    lr: float,
+    run: Run,
+    folder: Path,
+    label: str,
+) -> None:
+    """Take `num_steps` optimizer steps on `step_loss(step)`, steps counted from 1.
+
+    The model ends with its averaged weights.
+    """
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
+        lr=lr,
+        betas=(0.9, 0.98),
+    )
+    average = Average(model, AVERAGE_DECAY)
+    checkpoints = Checkpoints(folder)
+    start = 0
+    if (latest := checkpoints.latest()) is not None:
+        restore(latest, model=model, optimizer=optimizer, average=average)
+        start = latest.step
+    save_every = max(1, math.ceil(num_steps / CHECKPOINTS_PER_FIT))
+    model.train()
+    with run.progress(num_steps * batch_size, label=label) as progress:
+        progress.resume(start * batch_size)
+        for step in range(start + 1, num_steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    step,
+                    num_steps=num_steps,
+                    peak=lr,
+                    warmup_steps=WARMUP_STEPS,
+                )
+            loss = step_loss(step)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise StoppedError(
+                    f"{run.out}: {label} loss is {value} at step {step}; nothing was saved of this "
+                    "step. Lower lr and fit into another folder."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            # A young average forgets faster, or the first weights would weigh for long.
+            average.update(model, decay=min(AVERAGE_DECAY, (1 + step) / (10 + step)))
+            progress.advance(batch_size, step=step, loss=value)
+            if step % save_every == 0 or step == num_steps:
+                tensors = training_tensors(model=model, optimizer=optimizer, average=average)
+                checkpoints.save(step, tensors, {})
+    average.copy_to(model)
+    model.eval().requires_grad_(False)
