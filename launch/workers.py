@@ -58,10 +58,12 @@ class Worker:
         return self._process.poll() is None
 
     def _listen(self, stdout: IO[str], said: queue.Queue[Line]) -> None:
-        with stdout:
-            for text in stdout:
-                said.put(Line(self, text.rstrip("\n")))
-        said.put(Line(self, None))
+        try:
+            with stdout:
+                for text in stdout:
+                    said.put(Line(self, text.rstrip("\n")))
+        finally:
+            said.put(Line(self, None))
 
     def begin(self, step: Instance) -> None:
         """Start a step; its answer arrives as a line."""
