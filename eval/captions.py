@@ -19,8 +19,11 @@ import pyarrow as pa
 
 from eval import artifacts
 from eval.config import CaptionsConfig
+from eval.stats import Interval, ratio_interval
+from eval.summary import SUMMARY, aligned
 from launch import keyed
 from launch.errors import ArtifactError, ConfigError
+from launch.manifest import write_bytes
 from launch.run import Run
 from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
 from recap.claims import AXES, Claim, Tally, compare, read
@@ -88,6 +91,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         },
         examples=_examples(cfg, kinds),
     )
+    write_bytes(run.out / SUMMARY, summary_text(claims, lengths).encode())
     num_in = len(rows) * len(kinds)
     num_missing = sum(kind.num_missing for kind in kinds)
     run.finish(
@@ -101,7 +105,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
             "annotated_captions": sum(len(kind.annotated) for kind in kinds),
         },
         rejected={"missing": num_missing},
-        parts=parts,
+        parts=[*parts, SUMMARY],
     )
 
 
@@ -208,6 +212,69 @@ def axes_of(claims: pa.Table) -> pa.Table:
                 }
             )
     return pa.Table.from_pylist(found, schema=artifacts.AXES_SCHEMA)
+
+
+# --------------------------------------------------------------------------- for a terminal
+
+
+def summary_text(claims: pa.Table, lengths: pa.Table) -> str:
+    """Return a table by kind: captions, words, and where the truth is known, how much is true.
+
+    Pictures that a captioner was trained on have rows of their own.
+    """
+    rows = [["captions of", "pictures", "words", "precision", "recall", *AXES]]
+    for kind in lengths["kind"].unique().to_pylist():
+        for is_annotated in (False, True):
+            words = _of(lengths, kind, is_annotated)["num_words"].to_numpy()
+            if not len(words):
+                continue
+            own = _of(claims, kind, is_annotated)
+            rows.append(
+                [
+                    f"{kind}, annotated pictures" if is_annotated else kind,
+                    f"{len(words):,}",
+                    f"{words.mean():.1f}",
+                    *(_percent(interval) for interval in _precision_and_recall(own)),
+                    *(_both(_precision_and_recall(own, axis=axis)) for axis in AXES),
+                ]
+            )
+    return (
+        "precision and recall of the claims that captions make, % [95% interval over pictures]; "
+        f"by axis: precision / recall\n\n{aligned(rows)}\n"
+    )
+
+
+def _of(table: pa.Table, kind: str, is_annotated: bool) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return table.filter((pc.field("kind") == kind) & (pc.field("annotated") == is_annotated))
+
+
+def _precision_and_recall(claims: pa.Table, *, axis: str | None = None) -> list[Interval]:
+    """Return both with the picture as unit, of one axis or of all."""
+    import pyarrow.compute as pc
+
+    if axis is not None:
+        claims = claims.filter(pc.field("axis") == axis)
+    sums = claims.group_by("sample_id").aggregate([(name, "sum") for name in ("tp", "fp", "fn")])
+    tp, fp, fn = (sums[f"{name}_sum"].to_numpy() for name in ("tp", "fp", "fn"))
+    return [ratio_interval(tp, tp + fp), ratio_interval(tp, tp + fn)]
+
+
+def _percent(interval: Interval) -> str:
+    if np.isnan(interval.estimate):
+        return ""
+    ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return f"{100 * interval.estimate:.1f} {ends}"
+
+
+def _both(intervals: Sequence[Interval]) -> str:
+    if all(np.isnan(interval.estimate) for interval in intervals):
+        return ""
+    return " / ".join(
+        "none" if np.isnan(interval.estimate) else f"{100 * interval.estimate:.1f}"
+        for interval in intervals
+    )
 
 
 # --------------------------------------------------------------------------- form

@@ -535,6 +535,19 @@ def number(value: float, digits: int) -> str:
     return text.replace("-", MINUS)
 
 
+def plus_minus(interval: Interval, digits: int) -> str:
+    """Print half of a mean's interval; nothing where it is unbounded.
+
+    Values that are all alike show no spread to make an interval of, however few they are: their
+    number is said instead of a width of zero.
+    """
+    if not np.isfinite(interval.half_width):
+        return ""
+    if interval.standard_error == 0:
+        return f"(all {interval.df + 1:.0f})"
+    return f"±{number(interval.half_width, digits)}"
+
+
 def bracket(interval: Interval, digits: int, *, sign: int = 1) -> str:
     """Print an interval's ends; with sign -1, those of the negated quantity."""
     low, high = (interval.low, interval.high) if sign > 0 else (-interval.high, -interval.low)

@@ -22,6 +22,7 @@ from eval.report_answers import (
     detail_of,
     name_of,
     number,
+    plus_minus,
     unit_of,
 )
 from eval.report_figures import AXIS_NAMES
@@ -148,8 +149,8 @@ def shown_mean(interval: Interval | None, digits: int) -> Value:
     """Show a mean and half of its interval."""
     if interval is None:
         return Value(NOTHING, -np.inf)
-    note = f"±{number(interval.half_width, digits)}" if np.isfinite(interval.half_width) else ""
-    return Value(number(interval.estimate, digits), interval.estimate, note)
+    text = number(interval.estimate, digits)
+    return Value(text, interval.estimate, plus_minus(interval, digits))
 
 
 def cells_table(

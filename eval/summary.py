@@ -57,7 +57,7 @@ def summary_text(answers: Answers, *, study: str) -> str:
 
 
 def _table(title: str, cells: Sequence[Cell], answers: Answers, *, first: str) -> str:
-    from eval.report_answers import DIGITS, number
+    from eval.report_answers import DIGITS, number, plus_minus
     from eval.report_figures import AXIS_NAMES
 
     columns = [*answers.arms, *answers.ceilings]
@@ -75,8 +75,14 @@ def _table(title: str, cells: Sequence[Cell], answers: Answers, *, first: str) -
             if mean is None:
                 means.append("")
             else:
-                means.append(f"{number(mean.estimate, digits)} ±{number(mean.half_width, digits)}")
+                spread = plus_minus(mean, digits)
+                means.append(f"{number(mean.estimate, digits)} {spread}".rstrip())
         rows.append([label, *means])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal: first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from eval import artifacts
-from eval.captions import axes_of, captions, compare_text, regularities
+from eval.captions import axes_of, captions, compare_text, regularities, summary_text
 from eval.config import CaptionsConfig
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
@@ -191,3 +191,22 @@ def test_no_captions_have_no_regularities() -> None:
 def test_the_schemas_carry_their_contract() -> None:
     assert isinstance(artifacts.CLAIMS_SCHEMA, pa.Schema)
     assert artifacts.CLAIMS_SCHEMA.metadata[b"captionmix.artifact"] == b"captions_report"
+
+
+def test_the_summary_tells_precision_and_recall_of_every_kind(
+    report: artifacts.CaptionsReport,
+) -> None:
+    text = (report.manifest.folder / "summary.txt").read_text()
+    lines = {line.split("  ")[0]: line for line in text.splitlines()[2:]}
+    assert "100.0 [" in lines["dsc"]
+    assert set(lines) >= {"captions of", "alt", "ssc", "dsc"}
+
+
+def test_the_summary_without_truth_has_lengths_alone() -> None:
+    lengths = pa.Table.from_pylist(
+        [{"kind": "alt", "sample_id": "0" * 32, "annotated": False, "num_words": 3,
+          "num_characters": 9}],
+        schema=artifacts.LENGTHS_SCHEMA,
+    )  # fmt: skip
+    last = summary_text(artifacts.CLAIMS_SCHEMA.empty_table(), lengths).splitlines()[-1]
+    assert last.split() == ["alt", "1", "3.0"]

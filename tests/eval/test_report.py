@@ -20,7 +20,7 @@ import pytest
 from eval import artifacts
 from eval.config import PrimaryConfig, ReportConfig
 from eval.report import doubt, report
-from eval.report_answers import ScoreTable
+from eval.report_answers import ScoreTable, plus_minus
 from eval.report_pictures import DRAWN, GREATEST, LEAST, choose
 from eval.stats import Rows, cluster_means, t_interval
 from eval.summary import PAGE, SUMMARY, summarise
@@ -886,3 +886,9 @@ def test_cluster_means_weigh_every_prompt_once() -> None:
         np.array([1.0, 3.0, 7.0]),
     )  # fmt: skip
     assert cluster_means(rows).tolist() == [2.0, 7.0]
+
+
+def test_values_all_alike_are_said_to_be_so_and_get_no_width() -> None:
+    assert plus_minus(t_interval(np.zeros(6)), 1) == "(all 6)"
+    assert plus_minus(t_interval(np.array([0.0, 1.0])), 1).startswith("±")
+    assert plus_minus(t_interval(np.array([1.0])), 1) == ""
