@@ -171,7 +171,7 @@ class ScoreTable:
     """
 
     def __init__(self, table: pa.Table) -> None:
-        self._code: dict[str, np.ndarray[Any, Any]] = {}
+        self._code: dict[str, np.ndarray] = {}
         self._names: dict[str, list[Any]] = {}
         scoring = pc.if_else(
             pc.equal(table["scoring"], PROMPT_SCORING), table["prompt_style"], table["scoring"]
@@ -189,7 +189,7 @@ class ScoreTable:
             self._code[name] = table[name].to_numpy()
         self._groups = self._group()
 
-    def _group(self) -> dict[tuple[Any, ...], np.ndarray[Any, Any]]:
+    def _group(self) -> dict[tuple[Any, ...], np.ndarray]:
         """Return the row numbers of every (metric, style, scoring, axis, arm, samples_seen)."""
         names = ("metric", "prompt_style", "scoring", "axis", "arm", "samples_seen")
         columns = [self._code[n] for n in names]

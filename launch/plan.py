@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,10 @@ def _checked_arms(tree: Tree) -> dict[str, Tree]:
         raise ConfigError("arms must be name -> {caption_mix: {kind: probability}}")
     known = tree.get("kinds")
     for name, arm in arms.items():
+        if not re.fullmatch(r"[\w.+-]+", str(name)):
+            raise ConfigError(
+                f"arms.{name}: an arm names folders; use letters, digits, and . _ + - alone"
+            )
         extra = sorted(set(arm or {}) - {"caption_mix"})
         if extra:
             raise ConfigError(
@@ -208,7 +213,7 @@ def _points(
     step: str, spec: Tree, loops: Mapping[str, list[Any]], values: Tree
 ) -> list[dict[str, Any]]:
     """Return the loop values of each instance of a step."""
-    names = spec.get("foreach", [])
+    names = spec.get("foreach") or []
     lists = []
     for name in names:
         options = loops.get(name, values.get(name))
@@ -231,10 +236,10 @@ def _instance(
     store: Path,
 ) -> Instance:
     unknown = sorted(set(spec) - {"run", "config", "set", "foreach", "minutes", "gib"})
-    if unknown or "run" not in spec:
+    if unknown or not isinstance(spec.get("run"), str):
         raise ConfigError(
             f"steps.{step}: expected run, config, set, foreach, minutes, gib; "
-            + (f"found {unknown[0]!r}" if unknown else "`run` is missing")
+            + (f"found {unknown[0]!r}" if unknown else "`run` names no verb")
         )
     folders: set[Path] = set()
 
@@ -268,7 +273,7 @@ def _instance(
 
     settings = resolve(spec.get("set", {}))
     stage, *verb = str(spec["run"]).split()
-    files = spec.get("config", [])
+    files = spec.get("config") or []
     files = [files] if isinstance(files, str) else list(files)
     below = _replace({str(f): f.name for f in folders}, settings)
     text = [stage, *verb, load_tree(files, []), below]
@@ -283,9 +288,16 @@ def _instance(
         folder=store / stem,
         reads=sorted(folders),
         cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
-        minutes=float(spec.get("minutes", 0)),
-        gib=float(spec.get("gib", 0)),
+        minutes=_price(spec, "minutes", step),
+        gib=_price(spec, "gib", step),
     )
+
+
+def _price(spec: Tree, key: str, step: str) -> float:
+    value = spec.get(key) or 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ConfigError(f"steps.{step}.{key} must be a number of at least 0, got {value!r}")
+    return float(value)
 
 
 def _chosen(name: str, group: list[Instance], point: Mapping[str, Any]) -> list[Instance]:

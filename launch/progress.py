@@ -11,14 +11,16 @@ import math
 import numbers
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+T = TypeVar("T")
 
 INTERVAL_S = 5.0
 """Seconds between lines where there is no terminal."""
@@ -119,6 +121,17 @@ class Progress:
             yield
         finally:
             self._waited += self._clock() - began
+
+    def waiting(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield items, counting the time that each takes to come as waiting for data."""
+        supply = iter(items)
+        while True:
+            with self.wait():
+                try:
+                    item = next(supply)
+                except StopIteration:
+                    return
+            yield item
 
     def line(self) -> str:
         """Return the present state as one line, measured since the last report."""

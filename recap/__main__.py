@@ -14,6 +14,13 @@ VERBS = (
     Verb("annotate", "recap.config:AnnotateConfig", "recap.annotate:annotate"),
     Verb("train", "recap.config:CaptionerTrainConfig", "recap.train:train"),
     Verb("caption", "recap.config:CaptionConfig", "recap.caption:caption"),
+    Verb(
+        "import",
+        "recap.config:ImportConfig",
+        "recap.exchange:import_captions",
+        source="recap.exchange:source_digest",
+    ),
+    Verb("export", "recap.config:ExportConfig", "recap.exchange:export_captions"),
 )
 
 if __name__ == "__main__":

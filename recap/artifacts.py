@@ -39,6 +39,9 @@ CAPTIONER: Final = "captioner"
 VERSION: Final = 1
 """Version of all three contracts."""
 
+MAPPED_SHARDS: Final = 4
+"""Shards mapped at a time: what has been read of a mapped one counts as memory of the process."""
+
 SPLITS: Final = ("train", "judge", "test")
 INDEX: Final = "index.parquet"
 REJECTED: Final = "rejected.parquet"
@@ -255,16 +258,21 @@ class Images:
         return self.manifest.recipe.get("storage") == "reference"
 
     def _map(self, shard: str) -> mmap.mmap:
-        if shard not in self._maps:
+        found = self._maps.get(shard)
+        if found is None:
             path = self._path(shard)
             if not path.is_file():
                 raise ArtifactError(
                     f"{path}: no such shard; {self.folder} refers to it. Put it back, or ingest "
                     "the source from where it lies now."
                 )
+            while len(self._maps) >= MAPPED_SHARDS:
+                # Not closed: another thread may be reading in it. It goes with its last user.
+                self._maps.pop(next(iter(self._maps)), None)
             with path.open("rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[shard]
+                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[shard] = found
+        return found
 
 
 # Every size was bounded at ingestion, with the limit of that run; only Pillow's own bound is left.

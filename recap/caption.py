@@ -6,9 +6,8 @@ N pictures of a shard
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,13 +15,14 @@ from jaxtyping import Int64
 
 from launch import parts
 from launch.errors import InputError
-from launch.processes import set_threads
+from launch.processes import accelerator, set_threads, world_size
 from launch.run import Run
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
-from recap.captioners import Caption, Captioner, open_captioner
-from recap.config import CaptionConfig
+from recap.captioners import Caption, open_captioner
+from recap.config import CaptionConfig, GateConfig
 from recap.gates import broken_rules, stop_if_too_many
+from recap.reading import pixel_groups
 
 
 def caption(cfg: CaptionConfig, run: Run) -> None:
@@ -48,34 +48,44 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         return
 
     set_threads(cfg.threads)
-    captioner = open_captioner(cfg.captioner)
+    captioner = open_captioner(cfg.captioner, batch_size=cfg.batch_size)
+    names, finished = list(rows_of), Finished(run.out, cfg.gates)
     with run.progress(num_pictures, label=f"caption {cfg.kind}") as progress:
-        left = parts.pending(run.out, list(rows_of))
+        left = parts.pending(run.out, names)
         progress.resume(num_pictures - sum(len(rows_of[name]) for name in left))
-        for name in parts.take(run.out, list(rows_of)):
-            accepted, gated = [], []
-            for batch in batches(rows_of[name], cfg.batch_size):
-                with progress.wait():
-                    pixels = images.pixels(batch.rows, size=captioner.image_size)
-                written = write_batch(captioner, images, batch, pixels, cfg)
-                for row, found in zip(batch.rows[: batch.num_real], written, strict=True):
-                    stored = gate(found, sample_id=images.sample_ids[row], cfg=cfg)
-                    (gated if stored.flags else accepted).append(stored)
-                progress.advance(batch.num_real)
+        for name in parts.take(run.out, names):
+            rows = rows_of[name]
+            groups = pixel_groups(
+                images,
+                rows,
+                image_size=captioner.image_size,
+                group_size=captioner.group_size,
+                num_workers=cfg.num_workers,
+            )
+            stored = {}
+            for sample_id, found in captioner.write(
+                progress.waiting(groups), config=cfg.decode, seed=cfg.seed
+            ):
+                stored[sample_id] = gate(found, sample_id=sample_id, cfg=cfg)
+                progress.advance(1)
+            in_order = [stored[images.sample_ids[row]] for row in rows]
             # The accepted captions last: their file is what makes the part complete.
-            artifacts.write_caption_part(quarantine_of(run.out, name), gated)
-            artifacts.write_caption_part(run.out / name, accepted)
-            check_share(run.out, cfg, names=[n for n in rows_of if (run.out / n).is_file()])
+            artifacts.write_caption_part(
+                quarantine_of(run.out, name), [row for row in in_order if row.flags]
+            )
+            artifacts.write_caption_part(run.out / name, [row for row in in_order if not row.flags])
+            finished.look(names)
 
-    names = list(rows_of)
-    seen = check_share(run.out, cfg, names=names, is_final=True)
+    if world_size() > 1:
+        accelerator().wait_for_everyone()
+    finished.look(names, is_final=True)
     run.finish(
         artifact=artifacts.CAPTIONS,
         version=artifacts.VERSION,
-        counts={"rows_in": num_pictures, "rows_out": seen.num_captions - seen.num_gated},
-        rejected={"gated": seen.num_gated},
+        counts={"rows_in": num_pictures, "rows_out": finished.num_captions - finished.num_gated},
+        rejected={"gated": finished.num_gated},
         parts=[path for name in names for path in (run.out / name, quarantine_of(run.out, name))],
-        recipe={"gated_by_rule": dict(sorted(seen.rules.items()))},
+        recipe={"gated_by_rule": dict(sorted(finished.rules.items()))},
     )
 
 
@@ -89,34 +99,6 @@ def rows_by_part(images: Images, splits: Sequence[str]) -> dict[str, Int64[np.nd
         rows = images.shard_rows(shard)
         rows_of[artifacts.caption_part_name(number)] = rows[wanted[rows]]
     return rows_of
-
-
-class Batch(NamedTuple):
-    """Rows decoded together; the last batch of a part is filled up with its last picture."""
-
-    rows: Int64[np.ndarray, "B"]
-    num_real: int
-
-
-def batches(rows: Int64[np.ndarray, "N"], batch_size: int) -> Iterator[Batch]:
-    """Cut rows into batches of one size: arithmetic is the same to the bit only for one shape."""
-    for begin in range(0, len(rows), batch_size):
-        here = rows[begin : begin + batch_size]
-        padding = np.repeat(here[-1:], batch_size - len(here))
-        yield Batch(rows=np.concatenate([here, padding]), num_real=len(here))
-
-
-def write_batch(
-    captioner: Captioner, images: Images, batch: Batch, pixels: np.ndarray, cfg: CaptionConfig
-) -> list[Caption]:
-    """Return the captions of the real rows of a batch."""
-    written = captioner.write(
-        pixels,
-        sample_ids=[images.sample_ids[row] for row in batch.rows],
-        config=cfg.decode,
-        seed=cfg.seed,
-    )
-    return written[: batch.num_real]
 
 
 def gate(found: Caption, *, sample_id: str, cfg: CaptionConfig) -> CaptionRow:
@@ -137,31 +119,37 @@ def quarantine_of(out: Path, name: str) -> Path:
     return out / "quarantine" / Path(name).name
 
 
-class Seen(NamedTuple):
-    """Counts over finished parts, read from their files: a resumed job counts like any other."""
+class Finished:
+    """Counts over finished parts, read once from the files of each: whoever wrote them counts.
 
-    num_captions: int
-    num_gated: int
-    rules: Counter[str]
+    Args:
+        out: Folder of the artifact.
+        limits: Share of gated captions at which to stop.
+    """
 
+    def __init__(self, out: Path, limits: GateConfig) -> None:
+        self._out, self._limits = out, limits
+        self._looked_at: set[str] = set()
+        self.num_captions = 0
+        self.num_gated = 0
+        self.rules = Counter[str]()
 
-def check_share(
-    out: Path, cfg: CaptionConfig, *, names: Sequence[str], is_final: bool = False
-) -> Seen:
-    """Count finished parts and stop when too many captions are bad."""
-    num_accepted, num_gated, rules = 0, 0, Counter[str]()
-    for name in names:
-        num_accepted += pq.read_metadata(out / name).num_rows
-        flags = pq.read_table(quarantine_of(out, name), columns=["flags"])["flags"].to_pylist()
-        num_gated += len(flags)
-        rules.update(flag for row in flags for flag in row)
-    num_captions = num_accepted + num_gated
-    stop_if_too_many(
-        where=str(out),
-        num_captions=num_captions,
-        gated=rules,
-        num_gated=num_gated,
-        limits=cfg.gates,
-        is_final=is_final,
-    )
-    return Seen(num_captions=num_captions, num_gated=num_gated, rules=rules)
+    def look(self, names: Sequence[str], *, is_final: bool = False) -> None:
+        """Count parts that have been finished since, and stop when too many captions are bad."""
+        for name in names:
+            if name in self._looked_at or not (self._out / name).is_file():
+                continue
+            table = pq.read_table(quarantine_of(self._out, name), columns=["flags"])
+            flags = table["flags"].to_pylist()
+            self.num_captions += pq.read_metadata(self._out / name).num_rows + len(flags)
+            self.num_gated += len(flags)
+            self.rules.update(flag for row in flags for flag in row)
+            self._looked_at.add(name)
+        stop_if_too_many(
+            where=str(self._out),
+            num_captions=self.num_captions,
+            gated=self.rules,
+            num_gated=self.num_gated,
+            limits=self._limits,
+            is_final=is_final,
+        )

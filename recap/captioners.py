@@ -6,19 +6,18 @@ named by the folder it was trained into.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from recap.captioner.coca import CoCa
-from recap.captioner.decode import decode
+from recap.captioner.decode import Group, decode, group_size
 from recap.captioner.folder import load_captioner
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.config import DecodeConfig
+from recap.reading import PixelGroup
 
 
 class Caption(NamedTuple):
@@ -35,69 +34,83 @@ class Caption(NamedTuple):
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Writes captions for batches of pictures."""
+    """Writes captions for groups of pictures."""
 
     @property
     def image_size(self) -> int:
         """Pixels a side of the pictures it looks at."""
 
+    @property
+    def group_size(self) -> int:
+        """Pictures that it takes together."""
+
     def write(
-        self,
-        pixels: UInt8[np.ndarray, "B H H 3"],
-        *,
-        sample_ids: Sequence[str],
-        config: DecodeConfig,
-        seed: int,
-    ) -> list[Caption]:
-        """Write one caption per picture, in their order."""
+        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int
+    ) -> Iterator[tuple[str, Caption]]:
+        """Yield sample_id and caption of every picture, in the order in which they finish."""
 
 
 class CoCaCaptioner:
-    """A captioner that `recap train` made."""
+    """A captioner that `recap train` made.
 
-    def __init__(self, model: CoCa, tokenizer: CaptionTokenizer) -> None:
+    Args:
+        model: The model, on the device where it shall write.
+        tokenizer: Its vocabulary.
+        batch_size: Pictures written about at once.
+    """
+
+    def __init__(self, model: CoCa, tokenizer: CaptionTokenizer, *, batch_size: int) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.batch_size = batch_size
 
     @property
     def image_size(self) -> int:
         """Pixels a side of the pictures it looks at."""
         return self.model.size.image_size
 
-    @torch.inference_mode()
+    @property
+    def group_size(self) -> int:
+        """Pictures that it takes together."""
+        return group_size(self.batch_size)
+
     def write(
-        self,
-        pixels: UInt8[np.ndarray, "B H H 3"],
-        *,
-        sample_ids: Sequence[str],
-        config: DecodeConfig,
-        seed: int,
-    ) -> list[Caption]:
-        """Write one caption per picture, in their order."""
+        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int
+    ) -> Iterator[tuple[str, Caption]]:
+        """Yield sample_id and caption of every picture, in the order in which they finish."""
         model = self.model
-        device = model.logit_scale.device
-        image = model.encode_image(torch.from_numpy(pixels).to(device))
-        written = decode(
+
+        def encoded() -> Iterator[Group]:
+            for group in groups:
+                pixels = torch.from_numpy(group.pixels).to(model.logit_scale.device)
+                yield Group(model.encode_image(pixels).tokens, group.sample_ids)
+
+        for sample_id, caption in decode(
             model.text,
             model.text_decoder,
-            image.tokens,
+            encoded(),
             special=model.special,
             config=config,
-            sample_ids=sample_ids,
             seed=seed,
-        )
-        return [
-            Caption(
-                text=self.tokenizer.decode(caption.tokens),
-                num_tokens=len(caption.tokens),
-                stop_reason=caption.stop_reason,
-                mean_logprob=caption.mean_logprob,
+            num_slots=self.batch_size,
+        ):
+            yield (
+                sample_id,
+                Caption(
+                    text=self.tokenizer.decode(caption.tokens),
+                    num_tokens=len(caption.tokens),
+                    stop_reason=caption.stop_reason,
+                    mean_logprob=caption.mean_logprob,
+                ),
             )
-            for caption in written
-        ]
 
 
-def open_captioner(folder: Path) -> Captioner:
-    """Return what the folder holds, ready to write captions on the CPU."""
+def open_captioner(folder: Path, *, batch_size: int) -> Captioner:
+    """Return what the folder holds, ready to write captions on the CPU.
+
+    Args:
+        folder: Captioner artifact.
+        batch_size: Pictures written about at once.
+    """
     model, tokenizer = load_captioner(folder)
-    return CoCaCaptioner(model, tokenizer)
+    return CoCaCaptioner(model, tokenizer, batch_size=batch_size)

@@ -283,25 +283,51 @@ class CaptionerTrainConfig:
 class DecodeConfig:
     """How tokens are chosen."""
 
-    method: Literal["greedy", "sample"] = "greedy"
-    """Greedy, or sampling with keyed randomness."""
+    method: Literal["greedy", "sample", "beam"] = "greedy"
+    """The likeliest token, sampling with keyed randomness, or beam search."""
 
     temperature: float = 1.0
     """Divides the logits when sampling."""
 
+    top_k: int | None = None
+    """Likeliest tokens kept when sampling; None keeps all."""
+
     top_p: float = 1.0
     """Nucleus kept when sampling."""
+
+    num_beams: int = 6
+    """Beams of a beam search."""
+
+    length_penalty: float = 1.0
+    """Power of a caption's length that divides its log-probability in beam search; above 0 longer
+    captions are preferred."""
+
+    repetition_penalty: float = 1.0
+    """Factor that makes tokens dearer which a caption has already; 1 is off."""
+
+    min_tokens: int = 0
+    """Shortest caption in text tokens."""
 
     max_tokens: int = 96
     """Longest caption in tokens, the end token included; the captioner's context bounds it too."""
 
     def __post_init__(self) -> None:
+        require_positive(self, "num_beams", "max_tokens")
+        if self.top_k is not None:
+            require_positive(self, "top_k")
+        if self.repetition_penalty <= 0:
+            raise ConfigError(
+                f"decode.repetition_penalty must be above 0, got {self.repetition_penalty:g}"
+            )
+        if not 0 <= self.min_tokens < self.max_tokens:
+            raise ConfigError(
+                f"decode.min_tokens must be at least 0 and below max_tokens={self.max_tokens}, "
+                f"got {self.min_tokens}"
+            )
         if self.temperature <= 0:
             raise ConfigError(f"decode.temperature must be above 0, got {self.temperature:g}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"decode.top_p must lie in (0, 1], got {self.top_p:g}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"decode.max_tokens must be at least 1, got {self.max_tokens}")
 
 
 RULE_NAMES = ("empty", "too_short", "too_long", "loop", "unfinished", "broken_text")
@@ -347,6 +373,8 @@ class GateConfig:
 class CaptionConfig:
     """Caption every picture of an images artifact with one captioner."""
 
+    NOT_IN_RECIPE: ClassVar = frozenset({"num_workers"})
+
     images: Path
     """Images artifact."""
 
@@ -368,7 +396,10 @@ class CaptionConfig:
     """Rules for a bad caption."""
 
     batch_size: int = 256
-    """Rows decoded together; a multiple of 8, part of the recipe."""
+    """Pictures written about at once; a multiple of 8, part of the recipe."""
+
+    num_workers: int = 1
+    """Threads that read pictures ahead; cannot change a byte of the result."""
 
     seed: int = 0
     """Seed of sampling."""
@@ -378,3 +409,55 @@ class CaptionConfig:
 
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Make a captions artifact of texts that lie in a table."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"max_rejected_share"})
+
+    images: Path
+    """Images artifact that the texts speak of."""
+
+    file: Path
+    """Table: .parquet, .csv, .tsv or .jsonl."""
+
+    kind: str
+    """Kind that the captions are stored under."""
+
+    name_column: str = "file_name"
+    """Column that names the picture: its sample_id, its key in the source, its file name, or that
+    without its ending."""
+
+    text_column: str = "caption"
+    """Column that holds the text."""
+
+    max_rejected_share: float = 0.1
+    """Share of rows that name no picture, several, or have no text, above which the job stops."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rejected_share <= 1:
+            raise ConfigError(
+                f"max_rejected_share must lie in [0, 1], got {self.max_rejected_share:g}"
+            )
+        if self.kind == "alt":
+            raise ConfigError("kind: `alt` is what came with the pictures; choose another name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write captions in a form that another program reads."""
+
+    images: Path
+    """Images artifact that the captions speak of."""
+
+    captions: list[Path]
+    """Captions artifacts."""
+
+    form: Literal["jsonl", "csv", "txt", "webdataset", "datasets"]
+    """One table; one .txt beside each picture's name; tar shards with pictures; or a folder that
+    `datasets.load_dataset("imagefolder", data_dir=...)` reads."""
+
+    kinds: list[str] = field(default_factory=list)
+    """Kinds written; `alt` may be one of them; empty takes all of the artifacts."""

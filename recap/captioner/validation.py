@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recap.captioner.coca import CoCa, group_by_length
-from recap.captioner.decode import decode
+from recap.captioner.decode import decode_batch
 from recap.captioner.objective import captioning_loss_sum, retrieval_at_1
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.claims import AXES, Claim, Tally, compare, read
@@ -80,19 +80,22 @@ def written_captions(
     """Write captions greedily; count their claims where the truth is known; keep a few to read."""
     texts: list[str] = []
     num_unfinished = 0
-    for begin in range(0, len(pixels), BATCH_SIZE):
-        here = slice(begin, begin + BATCH_SIZE)
-        for caption in decode(
-            model.text,
-            model.text_decoder,
-            model.encode_image(pixels[here]).tokens,
-            special=model.special,
-            config=DecodeConfig(max_tokens=model.size.context_length - 1),
-            sample_ids=sample_ids[here],
-            seed=0,
-        ):
-            texts.append(tokenizer.decode(caption.tokens))
-            num_unfinished += caption.stop_reason != "end"
+    image_tokens = [
+        model.encode_image(pixels[begin : begin + BATCH_SIZE]).tokens
+        for begin in range(0, len(pixels), BATCH_SIZE)
+    ]
+    for caption in decode_batch(
+        model.text,
+        model.text_decoder,
+        torch.cat(image_tokens),
+        special=model.special,
+        config=DecodeConfig(max_tokens=model.size.context_length - 1),
+        sample_ids=sample_ids,
+        seed=0,
+        num_slots=BATCH_SIZE,
+    ):
+        texts.append(tokenizer.decode(caption.tokens))
+        num_unfinished += caption.stop_reason != "end"
     found: dict[str, Any] = {
         "num_captions": len(texts),
         "num_unfinished": num_unfinished,

@@ -292,7 +292,7 @@ TWO = {"train": step(foreach=["seed"], seed="<seed>")}
         ({}, "a study needs `steps`"),
         ({"steps": {"dropped": None}}, "a study needs `steps`"),
         ({"steps": {"seed": step()}}, "steps.seed: this name is a loop variable"),
-        ({"steps": {"a": {"set": {}}}}, "steps.a: .*`run` is missing"),
+        ({"steps": {"a": {"set": {}}}}, "steps.a: .*`run` names no verb"),
         ({"steps": {"a": step(r="<a>")}}, "in a circle: a"),
         ({"steps": {"a": step(r=["<gone>"]), "gone": None}}, "steps.a: <gone> is no step"),
         ({"steps": {"a": step(r="<arm.caption_mix>")}}, "steps.a: <arm.caption_mix> is no step"),

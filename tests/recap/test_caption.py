@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from launch.manifest import is_complete, read_manifest
 from launch.run import Run
 from recap import caption as module
 from recap.artifacts import open_captions, open_images
-from recap.caption import batches, caption
+from recap.caption import caption
 from recap.captioners import Caption, CoCaCaptioner, open_captioner
 from recap.config import (
     CaptionConfig,
@@ -27,6 +28,7 @@ from recap.config import (
     SplitConfig,
 )
 from recap.ingest import ingest
+from recap.reading import pixel_groups
 from recap.train import train
 
 LENIENT = GateConfig(max_gated_share=1.0)
@@ -149,11 +151,12 @@ def test_a_killed_job_ends_in_the_same_bytes_as_one_never_killed(
 ) -> None:
     real, calls = CoCaCaptioner.write, []
 
-    def die_in_the_third_part(*args: Any, **kwargs: Any) -> list[Caption]:
+    def die_in_the_third_part(*args: Any, **kwargs: Any) -> Iterator[tuple[str, Caption]]:
         calls.append(1)
-        if len(calls) == 7:
-            raise Killed
-        return real(*args, **kwargs)
+        for number, found in enumerate(real(*args, **kwargs)):
+            if len(calls) == 3 and number == 5:
+                raise Killed
+            yield found
 
     monkeypatch.setattr(CoCaCaptioner, "write", die_in_the_third_part)
     with pytest.raises(Killed):
@@ -195,24 +198,19 @@ def test_a_batch_size_that_is_no_multiple_of_8_is_refused(world: Path) -> None:
         settings(world, batch_size=20)
 
 
-def test_every_batch_has_one_size_and_no_row_is_lost() -> None:
-    rows = np.arange(100, 121)
-    found = list(batches(rows, 8))
-    assert [len(batch.rows) for batch in found] == [8, 8, 8]
-    real = np.concatenate([batch.rows[: batch.num_real] for batch in found])
-    assert real.tolist() == rows.tolist()
-    assert list(batches(rows[:0], 8)) == []
-
-
 def test_a_loaded_captioner_writes_text_for_pictures(world: Path) -> None:
-    captioner = open_captioner(world / "captioner")
+    captioner = open_captioner(world / "captioner", batch_size=8)
     images = open_images(world / "images")
-    pixels = images.pixels([0, 1], size=captioner.image_size)
-    written = captioner.write(
-        pixels, sample_ids=images.sample_ids[:2], config=DecodeConfig(), seed=0
+    groups = pixel_groups(
+        images,
+        np.arange(3),
+        image_size=captioner.image_size,
+        group_size=captioner.group_size,
+        num_workers=1,
     )
-    assert len(written) == 2
-    assert all(isinstance(found.text, str) for found in written)
+    written = dict(captioner.write(groups, config=DecodeConfig(max_tokens=8), seed=0))
+    assert set(written) == set(images.sample_ids[:3])
+    assert all(isinstance(found.text, str) for found in written.values())
 
 
 def test_a_part_is_complete_only_with_its_quarantine(

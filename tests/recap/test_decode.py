@@ -6,9 +6,9 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa as OpenClipCoCa
 
-from recap.captioner import decode as module
+from recap.captioner.choose import WrittenCaption, drawn_token
 from recap.captioner.coca import CoCa, SpecialTokens, scale_pixels
-from recap.captioner.decode import WrittenCaption, choose, decode
+from recap.captioner.decode import decode_batch
 from recap.config import CaptionerSizeConfig, DecodeConfig
 
 VOCAB = 24
@@ -58,10 +58,11 @@ def write(
     config: DecodeConfig = GREEDY,
     sample_ids: list[str] | None = None,
     seed: int = 0,
+    num_slots: int = 32,
 ) -> list[WrittenCaption]:
     with torch.inference_mode():
         tokens = model.encode_image(pixels).tokens
-    return decode(
+    return decode_batch(
         model.text,
         model.text_decoder,
         tokens,
@@ -69,6 +70,7 @@ def write(
         config=config,
         sample_ids=sample_ids if sample_ids is not None else ids(len(pixels)),
         seed=seed,
+        num_slots=num_slots,
     )
 
 
@@ -98,26 +100,112 @@ def test_greedy_tokens_equal_those_of_an_uncached_loop(tower: str) -> None:
     assert len({len(c.tokens) for c in written}) > 3, "rows must finish at different times"
 
 
-@pytest.mark.parametrize("config", [GREEDY, DecodeConfig(method="sample", max_tokens=18)])
-def test_dropping_finished_rows_changes_no_token(
-    config: DecodeConfig, monkeypatch: pytest.MonkeyPatch
+EVERY_WAY = [
+    GREEDY,
+    DecodeConfig(method="sample", max_tokens=18),
+    DecodeConfig(method="beam", num_beams=3, max_tokens=18),
+    DecodeConfig(repetition_penalty=1.4, min_tokens=3, max_tokens=18),
+    DecodeConfig(method="beam", num_beams=2, repetition_penalty=1.4, min_tokens=3, max_tokens=18),
+]
+
+
+@pytest.mark.parametrize("config", EVERY_WAY)
+def test_a_caption_is_the_same_to_the_bit_whatever_is_written_beside_it(
+    config: DecodeConfig,
 ) -> None:
-    model, pixels = talkative_model(tower="vit"), random_pixels(64)
-    kept = []
-    keep = module.CachedText.keep
+    model, pixels, sample_ids = talkative_model(), random_pixels(48), ids(48)
+    together = write(model, pixels, config=config, sample_ids=sample_ids)
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(1)).tolist()
+    shuffled = write(model, pixels[order], config=config, sample_ids=[sample_ids[n] for n in order])
+    alone = [
+        write(model, pixels[n : n + 1], config=config, sample_ids=sample_ids[n : n + 1])[0]
+        for n in range(8)
+    ]
+    assert [together[n] for n in order] == shuffled
+    assert together[:8] == alone
 
-    def note(self: module.CachedText, rows: torch.Tensor) -> None:
-        kept.append(len(rows))
-        keep(self, rows)
 
-    monkeypatch.setattr(module.CachedText, "keep", note)
-    written = []
-    for shrink_below in (0.0, 0.9):
-        monkeypatch.setattr(module, "SHRINK_BELOW", shrink_below)
-        written.append([c.tokens for c in write(model, pixels, config=config)])
-    assert written[0] == written[1]
-    assert kept
-    assert all(num % 8 == 0 for num in kept)
+@pytest.mark.parametrize("config", EVERY_WAY)
+def test_the_number_of_slots_changes_no_token(config: DecodeConfig) -> None:
+    model, pixels = talkative_model(), random_pixels(64)
+    few, many = (write(model, pixels, config=config, num_slots=n) for n in (8, 64))
+    assert [c.tokens for c in few] == [c.tokens for c in many]
+
+
+@torch.inference_mode()
+def beams_uncached(model: CoCa, pixels: torch.Tensor, *, config: DecodeConfig) -> list[int]:
+    """Search with lists, one picture alone, a whole forward pass for every beam and step."""
+    image_tokens = model.encode_image(pixels).tokens
+    open_beams, finished = [(0.0, [SPECIAL.start])], []
+    for length in range(1, config.max_tokens + 1):
+        found = []
+        for score, tokens in open_beams:
+            row = torch.tensor([tokens])
+            states = model.encode_text(row, torch.ones_like(row, dtype=torch.bool)).states
+            logits = model.caption_logits(states, image_tokens)[0, -1]
+            logits[[SPECIAL.pad, SPECIAL.start]] = float("-inf")
+            steps = logits.log_softmax(dim=-1).tolist()
+            found += [(score + step, [*tokens, token]) for token, step in enumerate(steps)]
+        found = sorted(found, reverse=True)[: 2 * config.num_beams]
+        power = length**config.length_penalty
+        is_last = length == config.max_tokens
+        for rank, (score, tokens) in enumerate(found):
+            is_end = tokens[-1] == SPECIAL.end
+            if (is_end and rank < config.num_beams) or (is_last and not is_end):
+                finished.append((score / power, tokens))
+        finished = sorted(finished, reverse=True)[: config.num_beams]
+        open_beams = [f for f in found if f[1][-1] != SPECIAL.end][: config.num_beams]
+        longest = config.max_tokens if config.length_penalty > 0 else length
+        attainable = open_beams[0][0] / longest**config.length_penalty
+        if len(finished) == config.num_beams and finished[-1][0] >= attainable:
+            break
+    return until_end(finished[0][1][1:])
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_beam_search_equals_a_plain_one_without_caches(length_penalty: float) -> None:
+    model, pixels = talkative_model(), random_pixels(16)
+    config = DecodeConfig(method="beam", num_beams=3, length_penalty=length_penalty, max_tokens=10)
+    expected = [beams_uncached(model, pixels[n : n + 1], config=config) for n in range(16)]
+    assert [c.tokens for c in write(model, pixels, config=config, num_slots=8)] == expected
+    assert len({len(tokens) for tokens in expected}) > 1
+
+
+def test_one_beam_that_length_does_not_favour_is_greedy() -> None:
+    model, pixels = talkative_model(), random_pixels(32)
+    config = DecodeConfig(method="beam", num_beams=1, length_penalty=0.0, max_tokens=19)
+    beams = [c.tokens for c in write(model, pixels, config=config)]
+    assert beams == [c.tokens for c in write(model, pixels)]
+
+
+def test_more_beams_find_captions_at_least_as_likely() -> None:
+    model, pixels = talkative_model(), random_pixels(32)
+
+    def mean_score(num_beams: int) -> float:
+        config = DecodeConfig(method="beam", num_beams=num_beams, max_tokens=18)
+        written = write(model, pixels, config=config)
+        return sum(caption.mean_logprob for caption in written) / len(written)
+
+    assert mean_score(6) > mean_score(1)
+
+
+def test_no_caption_ends_before_its_shortest_length() -> None:
+    model, pixels = talkative_model(), random_pixels(64)
+    config = DecodeConfig(min_tokens=5, max_tokens=19)
+    lengths = [len(caption.tokens) for caption in write(model, pixels, config=config)]
+    assert min(lengths) >= 5
+    assert min(len(caption.tokens) for caption in write(model, pixels)) < 5
+
+
+def test_a_repetition_penalty_makes_words_rarer() -> None:
+    model, pixels = talkative_model(), random_pixels(64)
+
+    def repeats(penalty: float) -> int:
+        config = DecodeConfig(repetition_penalty=penalty, max_tokens=19)
+        written = write(model, pixels, config=config)
+        return sum(len(c.tokens) - len(set(c.tokens)) for c in written)
+
+    assert repeats(1.5) < repeats(1.0)
 
 
 @torch.inference_mode()
@@ -157,15 +245,6 @@ def test_greedy_tokens_equal_those_of_open_clip_over_the_same_weights() -> None:
         tokens = torch.cat([tokens, logits.argmax(dim=-1, keepdim=True)], dim=1)
     expected = [until_end(row) for row in tokens[:, 1:].tolist()]
     assert [c.tokens for c in write(model, pixels)] == expected
-
-
-def test_a_caption_does_not_depend_on_the_other_rows() -> None:
-    model, pixels = talkative_model(), random_pixels(32)
-    together = write(model, pixels)
-    backwards = write(model, pixels.flip(0))[::-1]
-    alone = [write(model, pixels[n : n + 1])[0] for n in range(8)]
-    assert [c.tokens for c in together] == [c.tokens for c in backwards]
-    assert [c.tokens for c in together[:8]] == [c.tokens for c in alone]
 
 
 def test_sampled_captions_are_functions_of_seed_and_sample_id() -> None:
@@ -225,7 +304,7 @@ def test_a_uniform_draw_chooses_tokens_in_proportion_to_their_probability() -> N
     probs = torch.tensor([0.1, 0.2, 0.3, 0.4])
     draws = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     config = DecodeConfig(method="sample")
-    chosen = choose(probs.log().expand(1000, -1), config=config, draw=draws)
+    chosen = drawn_token(probs.log().expand(1000, -1), config=config, draw=draws)
     assert (torch.bincount(chosen, minlength=4) - 1000 * probs).abs().max() <= 1
 
 
@@ -234,12 +313,21 @@ def test_the_nucleus_leaves_out_unlikely_tokens() -> None:
     draws = torch.linspace(0, 1 - 2**-53, 1000, dtype=torch.float64)
     for top_p, kept in ((0.3, {3}), (0.5, {2, 3}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
         config = DecodeConfig(method="sample", top_p=top_p)
-        chosen = choose(probs.log().expand(1000, -1), config=config, draw=draws)
+        chosen = drawn_token(probs.log().expand(1000, -1), config=config, draw=draws)
         assert set(chosen.tolist()) == kept
 
 
 def test_a_low_temperature_is_nearly_greedy() -> None:
     logits = torch.randn(64, VOCAB, generator=torch.Generator().manual_seed(0))
     config = DecodeConfig(method="sample", temperature=1e-4)
-    chosen = choose(logits, config=config, draw=torch.full((64,), 0.999, dtype=torch.float64))
+    chosen = drawn_token(logits, config=config, draw=torch.full((64,), 0.999, dtype=torch.float64))
     assert torch.equal(chosen, logits.argmax(dim=-1))
+
+
+def test_only_the_likeliest_k_tokens_are_drawn() -> None:
+    probs = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    draws = torch.linspace(0, 1 - 2**-53, 1000, dtype=torch.float64)
+    for top_k, kept in ((1, {3}), (2, {2, 3}), (9, {0, 1, 2, 3})):
+        config = DecodeConfig(method="sample", top_k=top_k)
+        chosen = drawn_token(probs.log().expand(1000, -1), config=config, draw=draws)
+        assert set(chosen.tolist()) == kept

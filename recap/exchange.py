@@ -1,0 +1,357 @@
+"""Captions from elsewhere, and for elsewhere.
+
+`import_captions` joins a table of texts with the pictures that they speak of; `export_captions`
+writes captions in the forms that other trainers read. Neither changes a text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple
+
+import pyarrow.parquet as pq
+
+from launch.errors import InputError, StoppedError
+from launch.manifest import digest_file, write_bytes
+from launch.parts import pending
+from launch.run import Run
+from recap import artifacts
+from recap.artifacts import CaptionRow, Images
+from recap.config import ExportConfig, ImportConfig
+
+EXPORT: Final = "export"
+"""Kind of the artifact that an export is."""
+
+NAMES: Final = ("sample_id", "key", "file_name", "stem")
+"""What may name a picture, the surest first: identity, key in its source, file name, that without
+its ending."""
+
+# --------------------------------------------------------------------------- from elsewhere
+
+
+class Joined(NamedTuple):
+    """A table joined with pictures."""
+
+    texts: dict[str, str]
+    """By sample_id."""
+
+    rejected: Counter[str]
+    """Rows of the table that are not used, by reason."""
+
+    matched_by: Counter[str]
+    """Used rows by what named their picture, one of NAMES."""
+
+
+def import_captions(cfg: ImportConfig, run: Run) -> None:
+    """Write a captions artifact from a table of texts."""
+    run.input("images", cfg.images, artifact=artifacts.IMAGES)
+    if not cfg.file.is_file():
+        raise InputError(f"{cfg.file}: no such file; expected .parquet, .csv, .tsv or .jsonl.")
+    run.external_input("source", cfg.file, digest_file(cfg.file))
+    images = artifacts.open_images(cfg.images)
+    rows = list(read_rows(cfg.file, cfg))
+    joined = join(rows, images)
+    lost = sum(joined.rejected.values())
+    plan = {
+        "rows": len(rows),
+        "matched": ", ".join(f"{n:,} by {name}" for name, n in joined.matched_by.items()) or "none",
+        "rejected": ", ".join(f"{n:,} {why}" for why, n in joined.rejected.items()) or "none",
+        "pictures without a caption": len(images) - len(joined.texts),
+    }
+    if lost > cfg.max_rejected_share * len(rows):
+        raise StoppedError(
+            f"{cfg.file}: {lost:,} of {len(rows):,} rows cannot be used ({plan['rejected']}); at "
+            f"most max_rejected_share={cfg.max_rejected_share:g} may be. Look at name_column="
+            f"{cfg.name_column} and text_column={cfg.text_column}, or raise the limit."
+        )
+    if not run.start(plan):
+        return
+    names = [artifacts.caption_part_name(index) for index in range(len(images.shards))]
+    left = set(pending(run.out, names))
+    for name, shard in zip(names, images.shards, strict=True):
+        if name in left:
+            ids = [images.sample_ids[row] for row in images.shard_rows(shard)]
+            artifacts.write_caption_part(
+                run.out / name,
+                [
+                    CaptionRow(sample_id=sample_id, kind=cfg.kind, text=joined.texts[sample_id])
+                    for sample_id in ids
+                    if sample_id in joined.texts
+                ],
+            )
+    run.finish(
+        artifact=artifacts.CAPTIONS,
+        version=artifacts.VERSION,
+        counts={
+            "rows_in": len(rows),
+            "rows_out": len(joined.texts),
+            **{f"matched_by_{name}": n for name, n in sorted(joined.matched_by.items())},
+        },
+        rejected=dict(sorted(joined.rejected.items())),
+        parts=names,
+    )
+
+
+def source_digest(cfg: ImportConfig) -> str:
+    """Return the digest of the table as it is now."""
+    return digest_file(cfg.file) if cfg.file.is_file() else "absent"
+
+
+def read_rows(path: Path, cfg: ImportConfig) -> Iterator[tuple[str, object]]:
+    """Yield what names the picture, and its text, of every row.
+
+    Raises:
+        InputError: The file is of no known form, cannot be read, or lacks a column.
+    """
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                found = pq.read_table(path).to_pylist()
+            case ".csv" | ".tsv":
+                text = path.read_text(encoding="utf-8-sig")
+                tab = "\t" if path.suffix.lower() == ".tsv" else ","
+                found = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=tab))
+            case ".jsonl" | ".ndjson":
+                lines = path.read_text(encoding="utf-8").splitlines()
+                found = [json.loads(line) for line in lines if line.strip()]
+            case other:
+                raise InputError(
+                    f"{path}: a file that ends in {other!r} is not read; expected .parquet, .csv, "
+                    ".tsv or .jsonl."
+                )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
+    for number, row in enumerate(found):
+        for column in (cfg.name_column, cfg.text_column):
+            if not isinstance(row, dict) or column not in row:
+                has = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                raise InputError(
+                    f"{path}: row {number + 1} has no `{column}`; it has {has}. Give name_column= "
+                    "and text_column=."
+                )
+        yield str(row[cfg.name_column]), row[cfg.text_column]
+
+
+def join(rows: Sequence[tuple[str, object]], images: Images) -> Joined:
+    """Find the picture of every row; rows that name none, or several, are counted by reason."""
+    finders = _finders(images)
+    texts: dict[str, str] = {}
+    rejected, matched_by = Counter[str](), Counter[str]()
+    for name, text in rows:
+        how = next((how for how in NAMES if name in finders[how]), None)
+        sample_id = None if how is None else finders[how][name]
+        if not isinstance(text, str) or not text.strip():
+            rejected["empty_text"] += 1
+        elif how is None:
+            rejected["no_such_picture"] += 1
+        elif sample_id is None:
+            rejected["names_several_pictures"] += 1
+        elif sample_id in texts:
+            rejected["second_text_of_a_picture"] += 1
+        else:
+            texts[sample_id] = text
+            matched_by[how] += 1
+    return Joined(texts, rejected, matched_by)
+
+
+def _finders(images: Images) -> dict[str, dict[str, str | None]]:
+    """Return name -> sample_id for every way of naming; None where a name means several."""
+    keys = images.table["key"].to_pylist()
+    ways: dict[str, Callable[[str, str], str]] = {
+        "sample_id": lambda sample_id, key: sample_id,
+        "key": lambda sample_id, key: key,
+        "file_name": lambda sample_id, key: PurePosixPath(key).name,
+        "stem": lambda sample_id, key: PurePosixPath(key).stem,
+    }
+    found: dict[str, dict[str, str | None]] = {}
+    for how, name_of in ways.items():
+        names: dict[str, str | None] = {}
+        for sample_id, key in zip(images.sample_ids, keys, strict=True):
+            name = name_of(sample_id, key)
+            names[name] = None if name in names else sample_id
+        found[how] = names
+    return found
+
+
+# --------------------------------------------------------------------------- for elsewhere
+
+
+def export_captions(cfg: ExportConfig, run: Run) -> None:
+    """Write captions, and where the form asks for it pictures, for another program."""
+    images_manifest = run.input("images", cfg.images, artifact=artifacts.IMAGES)
+    for folder in cfg.captions:
+        run.input("captions", folder, artifact=artifacts.CAPTIONS)
+    images = artifacts.open_images(cfg.images)
+    texts = gather(images, cfg)
+    kinds = sorted({kind for of_picture in texts.values() for kind in of_picture})
+    plan = {
+        "form": cfg.form,
+        "kinds": ", ".join(kinds),
+        "pictures with a caption": len(texts),
+        "pictures without": len(images) - len(texts),
+    }
+    has_pictures = cfg.form in ("webdataset", "datasets")
+    gib = images_manifest.num_bytes / 2**30 if has_pictures else 0.0
+    if not run.start(plan, gib=gib):
+        return
+    rows = [row for row, sample_id in enumerate(images.sample_ids) if sample_id in texts]
+    with run.progress(len(rows), label="export") as progress:
+        match cfg.form:
+            case "jsonl" | "csv":
+                parts = [write_table(run.out, images, rows, texts, kinds=kinds, form=cfg.form)]
+                progress.advance(len(rows))
+            case "txt":
+                parts = []
+                for row in rows:
+                    parts += write_sidecars(run.out, images, row, texts)
+                    progress.advance(1)
+            case "webdataset":
+                parts = []
+                for number, shard in enumerate(images.shards):
+                    here = [int(row) for row in images.shard_rows(shard)]
+                    here = [row for row in here if images.sample_ids[row] in texts]
+                    name = f"shard-{number:05d}.tar"
+                    if here and pending(run.out, [name]):
+                        artifacts.write_shard(run.out / name, members(images, here, texts))
+                    parts += [name] if here else []
+                    progress.advance(len(here))
+            case "datasets":
+                parts = []
+                for row in rows:
+                    name = f"train/{images.sample_ids[row]}{suffix_of(images, row)}"
+                    if pending(run.out, [name]):
+                        write_bytes(run.out / name, images.read(row))
+                    parts.append(name)
+                    progress.advance(1)
+                parts.append(write_metadata(run.out, images, rows, texts, kinds=kinds))
+    run.finish(
+        artifact=EXPORT,
+        counts={
+            "rows_in": len(images),
+            "rows_out": len(rows),
+            "captions": sum(map(len, texts.values())),
+        },
+        rejected={"no_caption": len(images) - len(rows)},
+        parts=parts,
+    )
+
+
+Texts = Mapping[str, Mapping[str, str]]
+"""sample_id -> kind -> text."""
+
+
+def gather(images: Images, cfg: ExportConfig) -> dict[str, dict[str, str]]:
+    """Return the accepted captions of every picture, and its alt text if that is asked for.
+
+    Raises:
+        InputError: A picture has two captions of one kind, or a kind is asked for that is absent.
+    """
+    found: dict[str, dict[str, str]] = {}
+    seen: set[str] = set()
+    for folder in cfg.captions:
+        opened = artifacts.open_captions(folder)
+        for kind in opened.kinds:
+            seen.add(kind)
+            if cfg.kinds and kind not in cfg.kinds:
+                continue
+            for sample_id, text in opened.texts(kind).items():
+                if kind in found.setdefault(sample_id, {}):
+                    raise InputError(
+                        f"{folder}: picture {sample_id} has a {kind} caption in another of the "
+                        "artifacts given too; leave one of them out."
+                    )
+                found[sample_id][kind] = text
+    if "alt" in cfg.kinds:
+        seen.add("alt")
+        for sample_id, text in zip(images.sample_ids, images.alt, strict=True):
+            found.setdefault(sample_id, {})["alt"] = text
+    if absent := sorted(set(cfg.kinds) - seen):
+        raise InputError(
+            f"kinds: no caption of kind {', '.join(absent)}; the artifacts have "
+            f"{', '.join(sorted(seen)) or 'none'}, and `alt` is the pictures' own."
+        )
+    known = set(images.sample_ids)
+    if foreign := sorted(found.keys() - known):
+        raise InputError(
+            f"{len(foreign):,} captions speak of no picture of {images.folder}, {foreign[0]} "
+            "first; give the images that were captioned."
+        )
+    return found
+
+
+def write_table(
+    out: Path, images: Images, rows: Sequence[int], texts: Texts, *, kinds: list[str], form: str
+) -> str:
+    """Write one row a picture, one column a kind; what is absent is null, or empty in CSV."""
+    keys = images.table["key"].to_pylist()
+    head = ["sample_id", "key", *kinds]
+    records = [
+        [images.sample_ids[row], keys[row], *(texts[images.sample_ids[row]].get(k) for k in kinds)]
+        for row in rows
+    ]
+    if form == "jsonl":
+        lines = [json.dumps(dict(zip(head, r, strict=True)), ensure_ascii=False) for r in records]
+        text = "".join(f"{line}\n" for line in lines)
+    else:
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(records)
+        text = stream.getvalue()
+    name = f"captions.{form}"
+    write_bytes(out / name, text.encode())
+    return name
+
+
+def write_sidecars(out: Path, images: Images, row: int, texts: Texts) -> list[str]:
+    """Write one text file a kind, named as its picture is, and return their names."""
+    of_picture = texts[images.sample_ids[row]]
+    key = PurePosixPath(images.table["key"][row].as_py())
+    stem = key.with_suffix("") if key.suffix else key
+    if stem.is_absolute() or ".." in stem.parts:  # it would be written outside this folder
+        stem = PurePosixPath(images.sample_ids[row])
+    names = []
+    for kind, text in sorted(of_picture.items()):
+        name = f"{stem}.txt" if len(of_picture) == 1 else f"{stem}.{kind}.txt"
+        if pending(out, [name]):
+            write_bytes(out / name, text.encode())
+        names.append(name)
+    return names
+
+
+def members(images: Images, rows: Sequence[int], texts: Texts) -> Iterator[tuple[str, bytes]]:
+    """Yield a shard's members: each picture with one text a kind under one key."""
+    for row in rows:
+        sample_id = images.sample_ids[row]
+        yield f"{sample_id}{suffix_of(images, row)}", images.read(row)
+        for kind, text in sorted(texts[sample_id].items()):
+            yield f"{sample_id}.{kind}.txt", text.encode()
+
+
+def write_metadata(
+    out: Path, images: Images, rows: Sequence[int], texts: Texts, *, kinds: list[str]
+) -> str:
+    """Write the metadata file of the `datasets` imagefolder convention."""
+    lines = []
+    for row in rows:
+        sample_id = images.sample_ids[row]
+        record: dict[str, Any] = {"file_name": f"{sample_id}{suffix_of(images, row)}"}
+        record |= {kind: texts[sample_id].get(kind) for kind in kinds}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_bytes(out / "train/metadata.jsonl", "".join(lines).encode())
+    return "train/metadata.jsonl"
+
+
+def suffix_of(images: Images, row: int) -> str:
+    """Return the ending of a stored picture's format."""
+    start = images.read(row)[:12]
+    if start.startswith(b"\x89PNG"):
+        return ".png"
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return ".webp"
+    return ".jpg"
