@@ -257,7 +257,7 @@ def _precision_and_recall(claims: pa.Table, *, axis: str | None = None) -> list[
     if axis is not None:
         claims = claims.filter(pc.field("axis") == axis)
     sums = claims.group_by("sample_id").aggregate([(name, "sum") for name in ("tp", "fp", "fn")])
-    tp, fp, fn = (sums[f"{name}_sum"].to_numpy() for name in ("tp", "fp", "fn"))
+    tp, fp, fn = (sums[f"{name}_sum"].to_numpy().astype(np.float64) for name in ("tp", "fp", "fn"))
     return [ratio_interval(tp, tp + fp), ratio_interval(tp, tp + fn)]
 
 

@@ -190,7 +190,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _samples(value: float, _: int) -> str:
+def _samples(value: float | np.integer, _: int) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"

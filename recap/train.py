@@ -345,8 +345,8 @@ def validate(
     Returns:
         `captions`: loss and retrieval on held-out captions of the kind, where there are any;
         `alt` and `alt_before`: the same on alt text, now and before a fine-tune, which tells what
-        it did to the contrastive towers; `written`: captions it writes, with their claims counted
-        where the truth is known.
+        it did to the contrastive towers; `written`: captions it writes, compared with held-out
+        ones and, where it is known, with the truth.
     """
     rows = images.rows("test")[: cfg.validation_pictures]
     if not len(rows):
@@ -360,6 +360,7 @@ def validate(
 
     alt = {int(row): images.alt[row] for row in rows if images.alt[row].strip()}
     found: dict[str, Any] = {"num_pictures": len(rows), "split": "test", "alt": measure(model, alt)}
+    by_row = alt
     if cfg.kind != ALT:
         held_out = read_corpus(images, cfg, split="test")
         by_row = dict(zip(held_out.rows.tolist(), held_out.texts, strict=True))
@@ -372,5 +373,6 @@ def validate(
         pixels,
         sample_ids=[images.sample_ids[row] for row in rows],
         claims=[images.claims[row] for row in rows],
+        references=[by_row.get(row) for row in rows.tolist()],
     )
     return found

@@ -10,7 +10,7 @@ A slots admitted or finished
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Choice(NamedTuple):
     """Slots whose caption is complete; of a slot without a picture it says nothing."""
 
 
+@runtime_checkable
 class Chooser(Protocol):
     """Chooses tokens slot by slot."""
 

@@ -21,6 +21,7 @@ from recap.captioner.objective import captioning_loss_sum, retrieval_at_1
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.claims import AXES, Claim, Tally, compare, read
 from recap.config import DecodeConfig
+from recap.overlap import bleu, cider_d, words_of
 
 NUM_EXAMPLES = 8
 """Captions kept to be read."""
@@ -76,8 +77,18 @@ def written_captions(
     *,
     sample_ids: Sequence[str],
     claims: Sequence[Sequence[Claim] | None],
+    references: Sequence[str | None],
 ) -> dict[str, Any]:
-    """Write captions greedily; count their claims where the truth is known; keep a few to read."""
+    """Write captions greedily; compare them with what is known of the pictures; keep a few to read.
+
+    Args:
+        model: The captioner.
+        tokenizer: Its vocabulary.
+        pixels: Pictures.
+        sample_ids: Of the pictures.
+        claims: What is true of each, where that is known: claims are counted.
+        references: A held-out caption of each, where there is one: n-grams are counted.
+    """
     texts: list[str] = []
     num_unfinished = 0
     image_tokens = [
@@ -104,6 +115,15 @@ def written_captions(
             for sample_id, text in zip(sample_ids[:NUM_EXAMPLES], texts, strict=False)
         ],
     }
+    pairs = [(words_of(t), words_of(r)) for t, r in zip(texts, references, strict=True) if r]
+    pairs = [pair for pair in pairs if pair[1]]
+    if pairs:
+        said, held_out = [mine for mine, _ in pairs], [[theirs] for _, theirs in pairs]
+        found["overlap"] = {
+            "num_references": len(pairs),
+            "cider_d": cider_d(said, held_out).mean,
+            **{f"bleu_{n}": score for n, score in enumerate(bleu(said, held_out), start=1)},
+        }
     tallies = {axis: Tally() for axis in AXES}
     num_known = 0
     for text, truth in zip(texts, claims, strict=True):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from inspect import unwrap
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_latents_that_cannot_be_halved_are_refused() -> None:
 
 def test_an_unknown_size_is_refused_with_the_valid_names() -> None:
     with pytest.raises(ConfigError, match="tiny, small, base, paper"):
-        build("huge", latent_channels=4, latent_side=4, text_width=16, seed=0)  # type: ignore[arg-type]
+        unwrap(build)("huge", latent_channels=4, latent_side=4, text_width=16, seed=0)
 
 
 def test_text_reaches_attention_without_a_mean_and_with_unit_covariance() -> None:
