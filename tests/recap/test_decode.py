@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import open_clip
 import pytest
 import torch
 from open_clip.coca_model import CoCa as OpenClipCoCa
 
 from recap.captioner.choose import WrittenCaption, drawn_token
-from recap.captioner.coca import CoCa, SpecialTokens, scale_pixels
+from recap.captioner.coca import CoCa, SpecialTokens, initialise_decoder, scale_pixels
 from recap.captioner.decode import decode_batch
 from recap.config import CaptionerSizeConfig, DecodeConfig
 
@@ -87,8 +90,8 @@ def write_uncached(model: CoCa, pixels: torch.Tensor, *, max_tokens: int) -> lis
     return [until_end(row) for row in tokens[:, 1:].tolist()]
 
 
-def until_end(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(SPECIAL.end)] if SPECIAL.end in tokens else tokens
+def until_end(tokens: list[int], special: SpecialTokens = SPECIAL) -> list[int]:
+    return tokens[: tokens.index(special.end)] if special.end in tokens else tokens
 
 
 @pytest.mark.parametrize("tower", ["conv", "vit"])
@@ -132,34 +135,49 @@ def test_the_number_of_slots_changes_no_token(config: DecodeConfig) -> None:
     assert [c.tokens for c in few] == [c.tokens for c in many]
 
 
-@torch.inference_mode()
-def beams_uncached(model: CoCa, pixels: torch.Tensor, *, config: DecodeConfig) -> list[int]:
-    """Search with lists, one picture alone, a whole forward pass for every beam and step."""
-    image_tokens = model.encode_image(pixels).tokens
-    open_beams, finished = [(0.0, [SPECIAL.start])], []
+def plain_beams(
+    next_steps: Callable[[list[int]], list[float]],
+    *,
+    config: DecodeConfig,
+    special: SpecialTokens = SPECIAL,
+) -> list[int]:
+    """Search with lists, one picture alone, asking for every beam and step anew."""
+    open_beams, finished = [(0.0, [special.start])], []
     for length in range(1, config.max_tokens + 1):
         found = []
         for score, tokens in open_beams:
-            row = torch.tensor([tokens])
-            states = model.encode_text(row, torch.ones_like(row, dtype=torch.bool)).states
-            logits = model.caption_logits(states, image_tokens)[0, -1]
-            logits[[SPECIAL.pad, SPECIAL.start]] = float("-inf")
-            steps = logits.log_softmax(dim=-1).tolist()
+            steps = next_steps(tokens)
             found += [(score + step, [*tokens, token]) for token, step in enumerate(steps)]
         found = sorted(found, reverse=True)[: 2 * config.num_beams]
         power = length**config.length_penalty
         is_last = length == config.max_tokens
         for rank, (score, tokens) in enumerate(found):
-            is_end = tokens[-1] == SPECIAL.end
+            is_end = tokens[-1] == special.end
             if (is_end and rank < config.num_beams) or (is_last and not is_end):
                 finished.append((score / power, tokens))
         finished = sorted(finished, reverse=True)[: config.num_beams]
-        open_beams = [f for f in found if f[1][-1] != SPECIAL.end][: config.num_beams]
+        open_beams = [f for f in found if f[1][-1] != special.end][: config.num_beams]
         longest = config.max_tokens if config.length_penalty > 0 else length
         attainable = open_beams[0][0] / longest**config.length_penalty
         if len(finished) == config.num_beams and finished[-1][0] >= attainable:
             break
-    return until_end(finished[0][1][1:])
+    return until_end(finished[0][1][1:], special)
+
+
+@torch.inference_mode()
+def beams_uncached(model: CoCa, pixels: torch.Tensor, *, config: DecodeConfig) -> list[int]:
+    """Search with a whole forward pass of our own model for every beam and step."""
+    image_tokens = model.encode_image(pixels).tokens
+
+    def next_steps(tokens: list[int]) -> list[float]:
+        row = torch.tensor([tokens])
+        states = model.encode_text(row, torch.ones_like(row, dtype=torch.bool)).states
+        logits = model.caption_logits(states, image_tokens)[0, -1]
+        logits[[SPECIAL.pad, SPECIAL.start]] = float("-inf")
+        steps: list[float] = logits.log_softmax(dim=-1).tolist()
+        return steps
+
+    return plain_beams(next_steps, config=config)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
@@ -331,3 +349,74 @@ def test_only_the_likeliest_k_tokens_are_drawn() -> None:
         config = DecodeConfig(method="sample", top_k=top_k)
         chosen = drawn_token(probs.log().expand(1000, -1), config=config, draw=draws)
         assert set(chosen.tolist()) == kept
+
+
+PUBLIC = ("coca_ViT-B-32", "coca_ViT-L-14", "coca_base")
+
+
+def public_model(architecture: str) -> OpenClipCoCa:
+    """Give one of open_clip's architectures with fewer layers and words, and random weights."""
+    config = open_clip.get_model_config(architecture)
+    assert config is not None
+    patch = config["vision_cfg"]["patch_size"]
+    config["vision_cfg"] |= {"layers": 1, "image_size": 2 * patch}
+    for part in ("text_cfg", "multimodal_cfg"):
+        config[part] |= {"layers": 2, "vocab_size": 96, "context_length": 14}
+    config.pop("custom_text", None)
+    torch.manual_seed(1)
+    model = OpenClipCoCa(**config).eval()
+    initialise_decoder(model.text_decoder)
+    with torch.no_grad():
+        for block in model.text_decoder.cross_attn:
+            block.attn.out_proj.weight.mul_(16)
+        model.text.positional_embedding.mul_(30)
+        model.text.token_embedding.weight.mul_(10)
+    return model
+
+
+@pytest.mark.parametrize("architecture", PUBLIC)
+@torch.inference_mode()
+def test_tokens_equal_those_of_open_clips_forward_pass(architecture: str) -> None:
+    model, special = public_model(architecture), SpecialTokens(pad=0, start=94, end=95)
+    side = model.visual.image_size
+    side = side if isinstance(side, int) else side[0]
+    images = torch.randn(64, 3, side, side, generator=torch.Generator().manual_seed(2))
+    latent, image_tokens = model._encode_image(images)
+
+    def log_probs(rows: slice, tokens: torch.Tensor) -> torch.Tensor:
+        seen = {"image_latent": latent[rows], "image_embs": image_tokens[rows]}
+        logits = model(None, tokens, **seen, output_labels=False)["logits"][:, -1]
+        logits[:, [special.pad, special.start]] = float("-inf")
+        steps: torch.Tensor = logits.log_softmax(dim=-1)
+        return steps
+
+    def written(num: int, config: DecodeConfig) -> list[list[int]]:
+        found = decode_batch(
+            model.text,
+            model.text_decoder,
+            image_tokens[:num],
+            special=special,
+            config=config,
+            sample_ids=ids(num),
+            seed=0,
+            num_slots=16,
+        )
+        return [caption.tokens for caption in found]
+
+    tokens = torch.full((64, 1), special.start)
+    for _ in range(13):
+        newest = log_probs(slice(None), tokens).argmax(dim=-1, keepdim=True)
+        tokens = torch.cat([tokens, newest], dim=1)
+    greedy = written(64, DecodeConfig(max_tokens=13))
+    assert greedy == [until_end(row, special) for row in tokens[:, 1:].tolist()]
+    assert len({tuple(caption) for caption in greedy}) > 16, "the model must say different things"
+
+    config = DecodeConfig(method="beam", num_beams=2, max_tokens=8)
+    assert written(3, config) == [
+        plain_beams(
+            lambda row, n=n: log_probs(slice(n, n + 1), torch.tensor([row]))[0].tolist(),
+            config=config,
+            special=special,
+        )
+        for n in range(3)
+    ]
