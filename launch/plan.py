@@ -235,10 +235,10 @@ def _instance(
     made: Mapping[str, list[Instance]],
     store: Path,
 ) -> Instance:
-    unknown = sorted(set(spec) - {"run", "config", "set", "foreach", "minutes", "gib"})
+    unknown = sorted(set(spec) - {"run", "config", "set", "foreach", "minutes", "gib", "at"})
     if unknown or not isinstance(spec.get("run"), str):
         raise ConfigError(
-            f"steps.{step}: expected run, config, set, foreach, minutes, gib; "
+            f"steps.{step}: expected run, config, set, foreach, minutes, gib, at; "
             + (f"found {unknown[0]!r}" if unknown else "`run` names no verb")
         )
     folders: set[Path] = set()
@@ -288,15 +288,24 @@ def _instance(
         folder=store / stem,
         reads=sorted(folders),
         cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
-        minutes=_price(spec, "minutes", step),
-        gib=_price(spec, "gib", step),
+        minutes=_price(spec, "minutes", step=step, values=values),
+        gib=_price(spec, "gib", step=step, values=values),
     )
 
 
-def _price(spec: Tree, key: str, step: str) -> float:
-    value = spec.get(key) or 0
+def _price(spec: Tree, key: str, *, step: str, values: Tree) -> float:
+    """Return stated minutes or GiB, in proportion to the sizes that they were measured `at`."""
+    price = _number(spec.get(key) or 0, where=f"steps.{step}.{key}")
+    for name, size in (spec.get("at") or {}).items():
+        now = _lookup(values, f"sizes.{name}", step)
+        before = _number(size, where=f"steps.{step}.at.{name}")
+        price *= _number(now, where=f"sizes.{name}") / before if before else 1
+    return price
+
+
+def _number(value: object, *, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise ConfigError(f"steps.{step}.{key} must be a number of at least 0, got {value!r}")
+        raise ConfigError(f"{where} must be a number of at least 0, got {value!r}")
     return float(value)
 
 

@@ -20,7 +20,7 @@ from launch.errors import ConfigError
 from launch.manifest import RUN_LOG
 from launch.plan import Instance, Plan, make_plan
 from launch.screen import Screen
-from launch.workers import run_all
+from launch.workers import predict, run_all
 
 OPTIONAL = frozenset({"seeds", "jobs", "store", "name"})
 """Settings that a study need not mention to have."""
@@ -131,9 +131,14 @@ def _print_plan(plan: Plan) -> None:
         gib = sum(prices[i.name][1] for i in todo)
         state = f"{minutes:6.1f} min  {gib:5.2f} GiB" if todo else "complete"
         print(f"  {step:<16} x{len(group):<3} {' '.join(group[0].words[:2]):<18} {state}")
-    minutes = sum(prices[n][0] for n in left)
     gib = sum(prices[n][1] for n in left)
-    print(f"  predicted: {minutes:.0f} min and {gib:.2f} GiB", flush=True)
+    minutes = predict(
+        plan.to_do(), num_workers=plan.num_workers, minutes={n: p[0] for n, p in prices.items()}
+    )
+    print(
+        f"  predicted: {minutes:.0f} min, {plan.num_workers} steps at a time, and {gib:.2f} GiB",
+        flush=True,
+    )
 
 
 def _refuse_small_disk(plan: Plan, store: Path) -> None:

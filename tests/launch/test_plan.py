@@ -328,3 +328,22 @@ def test_two_runs_of_a_step_never_have_one_name() -> None:
     rows = [{"kind": "dsc", "n": 10}, {"kind": "dsc", "n": 20}]
     with pytest.raises(ConfigError, match=r"steps\.fit"):
         plan({"fit": step(foreach=["rows"], n="<rows.n>")}, rows=rows)
+
+
+def test_a_price_is_in_proportion_to_the_sizes_it_was_measured_at() -> None:
+    spec = step() | {"minutes": 6, "gib": 2, "at": {"samples": 3000}}
+    (made,) = plan({"a": spec}, sizes={"samples": 1000}).instances
+    assert (made.minutes, made.gib) == (2.0, pytest.approx(2 / 3))
+
+
+def test_a_price_that_is_no_number_is_refused_by_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"steps\.a\.minutes must be a number"):
+        plan({"a": step() | {"minutes": "long"}})
+    with pytest.raises(ConfigError, match=r"steps\.a\.at\.samples must be a number"):
+        plan({"a": step() | {"minutes": 1, "at": {"samples": "many"}}}, sizes={"samples": 1})
+
+
+def test_an_arm_that_cannot_name_a_folder_is_refused() -> None:
+    arms = {"a/b": {"caption_mix": {"alt": 1.0}}}
+    with pytest.raises(ConfigError, match=r"arms\.a/b: an arm names folders"):
+        plan({"a": step()}, arms=arms)

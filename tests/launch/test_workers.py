@@ -22,7 +22,7 @@ import pytest
 
 from launch.errors import InputError, StoppedError
 from launch.plan import Instance
-from launch.workers import run_all
+from launch.workers import predict, run_all
 
 # One test below is about this alone.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -389,3 +389,14 @@ def test_a_killed_study_leaves_no_worker_behind(make_step: MakeStep, fifo: Path)
     with subprocess.Popen([sys.executable, "-c", code]) as parent, fifo.open("rb") as held:
         parent.kill()
         assert held.read() == b""  # all who held the other side are dead
+
+
+def test_the_prediction_plays_through_the_order(make_step: MakeStep) -> None:
+    first = make_step("first")
+    left, right = make_step("left", reads=(first,)), make_step("right", reads=(first,))
+    last = make_step("last", reads=(left, right))
+    minutes = {"first": 1.0, "left": 4.0, "right": 2.0, "last": 1.0}
+    steps = [first, left, right, last]
+    assert predict(steps, num_workers=1, minutes=minutes) == 8
+    assert predict(steps, num_workers=2, minutes=minutes) == 6
+    assert predict([], num_workers=2, minutes={}) == 0
