@@ -75,7 +75,7 @@ def fit_clip(
         model = clip.build_clip(config["model_cfg"])
     scorer = clip.scorer_of(model, config=config, tokenizer=tokenizer)
     pictures = scorer.preprocess(pixels)
-    # No picture twice in a batch, and no odd batch.
+    # No odd batch. One that spans two epochs may hold a picture twice, with two texts.
     batch_size = min(cfg.batch_size, max(8, len(ids) // 8 * 8))
     order = EpochOrder(cfg.seed, "judge.clip", ids)
 
@@ -94,7 +94,11 @@ def fit_clip(
             model.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
         scale = model.logit_scale.exp()
         return contrastive_loss(
-            image_features, text_features, scale=scale, text_id=torch.from_numpy(same_text[chosen])
+            image_features,
+            text_features,
+            scale=scale,
+            text_id=torch.from_numpy(same_text[chosen]),
+            picture=torch.from_numpy(rows),
         )
 
     fit(
@@ -148,13 +152,15 @@ def contrastive_loss(
     *,
     scale: Float[Tensor, ""],
     text_id: Int64[Tensor, " B"],
+    picture: Int64[Tensor, " B"],
 ) -> Float[Tensor, ""]:
-    """Return CLIP's symmetric loss; pairs with equal texts are no negatives of each other.
+    """Return CLIP's symmetric loss; pairs of one text or picture are no negatives of each other.
 
-    Source: Radford et al. 2021, figure 3; leaving out equal texts is ours.
+    Source: Radford et al. 2021, figure 3; leaving out equal texts and pictures is ours.
     """
     logits = scale * image_features @ text_features.T  # [B, B]
     is_equal = text_id[:, None] == text_id[None, :]
+    is_equal |= picture[:, None] == picture[None, :]
     is_equal.fill_diagonal_(False)
     logits = logits.masked_fill(is_equal, -torch.inf)
     target = torch.arange(len(logits))

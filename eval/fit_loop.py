@@ -67,15 +67,15 @@ def fit(
                     warmup_steps=WARMUP_STEPS,
                 )
             loss = step_loss(step)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise StoppedError(
-                    f"{run.out}: {label} loss is {value} at step {step}; nothing was saved of this "
-                    "step. Lower lr and fit into another folder."
-                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            value = float(loss.detach())
+            if not math.isfinite(value + float(norm)):
+                raise StoppedError(
+                    f"{run.out}: {label} loss is {value} and its gradient {float(norm)} at step "
+                    f"{step}; the weights were not changed. Lower lr and fit into another folder."
+                )
             optimizer.step()
             # A young average forgets faster, or the first weights would weigh for long.
             average.update(model, decay=min(AVERAGE_DECAY, (1 + step) / (10 + step)))

@@ -74,7 +74,7 @@ def fit_recogniser(
             cfg.seed, "judge.noise", epoch=0, ids=noise_ids, shape=tuple(originals.shape[1:])
         )
     )
-    # No picture twice in a batch, and no odd batch.
+    # No odd batch.
     batch_size = min(cfg.batch_size, max(8, len(ids) // 8 * 8))
     order = EpochOrder(cfg.seed, "judge.recogniser", ids)
 

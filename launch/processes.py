@@ -41,6 +41,14 @@ def world_size() -> int:
     return max(1, _number(_SIZE_NAMES, default=1))
 
 
+def wait_for_everyone() -> None:
+    """Wait until every process has come to this point; alone, go on."""
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
 def _number(names: tuple[str, ...], *, default: int) -> int:
     for name in names:
         if os.environ.get(name, ""):

@@ -22,7 +22,7 @@ from launch import manifest as manifests
 from launch.config import differences, recipe_of, to_plain
 from launch.errors import ConfigError, InputError
 from launch.manifest import RUN_LOG, SCRATCH, Input, Manifest
-from launch.processes import rank
+from launch.processes import rank, wait_for_everyone
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -131,17 +131,20 @@ class Run:
                 f"{self.out}: needs about {gib:.2f} GiB and {free:.2f} GiB are free. "
                 "Free some space or choose another --out."
             )
+        if not self.is_main:
+            wait_for_everyone()  # until rank 0 has looked at the folder and begun
         self._refuse_changes()
         if manifests.is_complete(self.out):
             if self.is_main:
-                self._tidy()
+                tidy(self.out)
                 print(f"{self.verb}: {self.out} is complete")
+                wait_for_everyone()
             return False
-        self.out.mkdir(parents=True, exist_ok=True)
         if self.is_main:
+            self.out.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             for left in self.out.rglob(".*.tmp"):  # a killed process's half-written files
-                left.unlink()
+                left.unlink(missing_ok=True)
             state = {"recipe": self.recipe, "inputs": [[i.role, i.digest] for i in self.inputs]}
             manifests.write_json(self.out / "begun.json", state)
             self._write_config()
@@ -152,6 +155,7 @@ class Run:
                 cpus=os.cpu_count(),
                 python=platform.python_version(),
             )
+            wait_for_everyone()
         return True
 
     def progress(self, total: int, *, label: str | None = None, unit: str = "img") -> Progress:
@@ -203,7 +207,7 @@ class Run:
         seconds = time.monotonic() - self._began
         self.log("finished", seconds=round(seconds, 1), bytes=done.num_bytes, peak_gib=_peak_gib())
         manifests.write_manifest(self.out, done)
-        self._tidy()
+        tidy(self.out)
         shown = ", ".join(f"{k} {v:,}" for k, v in counts.items())
         lost = ", ".join(f"{k} {v:,}" for k, v in done.rejected.items())
         print(
@@ -214,11 +218,6 @@ class Run:
         )
         self.close()
         return done
-
-    def _tidy(self) -> None:
-        """Remove what only unfinished work needs."""
-        shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
-        (self.out / "begun.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the lock, if it was taken."""
@@ -290,6 +289,12 @@ class Run:
         tree = _relative(self.config, self.out)
         text = yaml.safe_dump(tree, sort_keys=False)
         manifests.write_bytes(self.out / "config.yaml", text.encode())
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only unfinished work needs from a complete folder."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    (folder / "begun.json").unlink(missing_ok=True)
 
 
 def refuse_stale(folder: Path, *, verb: str, config: Any, source: str | None = None) -> None:

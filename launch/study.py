@@ -19,6 +19,7 @@ from launch.config import Tree, load_tree, parse_override
 from launch.errors import ConfigError
 from launch.manifest import RUN_LOG
 from launch.plan import Instance, Plan, make_plan
+from launch.run import tidy
 from launch.screen import Screen
 from launch.workers import predict, run_all
 
@@ -57,7 +58,12 @@ def study(
         return 0
     _refuse_small_disk(plan, store)
     _write_index(plan, folder, tree)
+    for step in plan.instances:
+        if manifests.is_complete(step.folder):
+            tidy(step.folder)
     _run_all(plan)
+    # A step that was made anew may have come out otherwise than what was made from it before.
+    _check_settings(plan)
     _write_links(plan, folder)
     if plan.show is not None:
         print(f"\n{plan.show.read_text().rstrip()}\n\n{plan.show.parent}", flush=True)

@@ -44,8 +44,8 @@ class Verb:
     """Function `(cfg, run)` as `module:name`."""
 
     source: str | None = None
-    """Function `(cfg)` as `module:name` that digests an input which is no artifact, as it is now;
-    the run notes it under the role `source`."""
+    """Function `(cfg)` as `module:name` that digests an input which is no artifact, as it is now,
+    or returns None where it is no longer at hand; the run notes it under the role `source`."""
 
 
 def main(stage: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -> int:

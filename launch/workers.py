@@ -54,9 +54,9 @@ class Worker:
         self._listener.start()
 
     @property
-    def is_alive(self) -> bool:
-        """True as long as the process has not ended."""
-        return self._process.poll() is None
+    def has_ended(self) -> bool:
+        """True once the system tells of the process's end, which may be after its last line."""
+        return self._process.poll() is not None
 
     def _listen(self, stdout: IO[str], said: queue.Queue[Line]) -> None:
         try:
@@ -74,7 +74,7 @@ class Worker:
             self._process.stdin.write(json.dumps(step.words[1:]) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the process has ended; its last line says so
+            pass  # the process has ended; what is still to be heard from it says so
 
     def close(self) -> None:
         """Let an idle process end; stop a busy one, which resumes when it is started again."""
@@ -122,6 +122,9 @@ def run_all(
                 worker.begin(step)
             worker, text = said.get()
             step_said = worker.step
+            if text is None and step_said is None:
+                _drop(worker, workers)  # it died idle; the next step gets another process
+                continue
             if step_said is None:
                 continue
             if text is None:
@@ -173,9 +176,8 @@ def _free_worker(
     workers: list[Worker], stage: str, num_workers: int, said: queue.Queue[Line]
 ) -> Worker | None:
     """Return an idle worker of a stage, making room for it if need be; None if all are busy."""
-    for dead in [w for w in workers if w.step is None and not w.is_alive]:
-        dead.close()
-        workers.remove(dead)
+    for worker in [w for w in workers if w.step is None and w.has_ended]:
+        _drop(worker, workers)
     idle = [w for w in workers if w.step is None]
     for worker in idle:
         if worker.stage == stage:
@@ -183,10 +185,15 @@ def _free_worker(
     if len(workers) >= num_workers:
         if not idle:
             return None
-        idle[0].close()
-        workers.remove(idle[0])
+        _drop(idle[0], workers)
     workers.append(Worker(stage, said))
     return workers[-1]
+
+
+def _drop(worker: Worker, workers: list[Worker]) -> None:
+    worker.close()
+    if worker in workers:
+        workers.remove(worker)
 
 
 def _urgency(steps: Sequence[Instance], minutes: Mapping[str, float]) -> dict[Path, float]:

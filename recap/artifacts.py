@@ -8,7 +8,8 @@ images/version 1
     sources.parquet    only there: digest of every tar of the source
 captions/version 1
     parts/part-*.parquet        accepted captions, one part per image shard
-    quarantine/part-*.parquet   gated captions, the same schema, `flags` holding the rules
+    quarantine/part-*.parquet   gated captions, the same schema, `flags` holding the rules; absent
+                                where no rules were applied
 captioner/version 1: config.json, model.safetensors, tokenizer.json
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import mmap
 import tarfile
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +43,9 @@ VERSION: Final = 1
 
 MAPPED_SHARDS: Final = 4
 """Shards mapped at a time: what has been read of a mapped one counts as memory of the process."""
+
+_MAPS_LOCK: Final = threading.Lock()
+"""Held while a shard takes another's place: several threads read pictures."""
 
 SPLITS: Final = ("train", "judge", "test")
 INDEX: Final = "index.parquet"
@@ -266,12 +271,13 @@ class Images:
                     f"{path}: no such shard; {self.folder} refers to it. Put it back, or ingest "
                     "the source from where it lies now."
                 )
-            while len(self._maps) >= MAPPED_SHARDS:
-                # Not closed: another thread may be reading in it. It goes with its last user.
-                self._maps.pop(next(iter(self._maps)), None)
             with path.open("rb") as file:
                 found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[shard] = found
+            with _MAPS_LOCK:
+                while len(self._maps) >= MAPPED_SHARDS:
+                    # Not closed: another thread may be reading in it. It goes with its last user.
+                    del self._maps[next(iter(self._maps))]
+                self._maps[shard] = found
         return found
 
 

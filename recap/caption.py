@@ -5,6 +5,7 @@ N pictures of a shard
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from launch import parts
-from launch.errors import InputError
+from launch.errors import ConfigError, InputError
 from launch.processes import accelerator, set_threads, world_size
 from launch.run import Run
 from recap import artifacts
@@ -30,6 +31,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
     run.input("images", cfg.images, artifact=artifacts.IMAGES)
     run.input("captioner", cfg.captioner, artifact=artifacts.CAPTIONER)
     images = artifacts.open_images(cfg.images)
+    refuse_no_room(cfg)
     rows_of = rows_by_part(images, cfg.splits)
     num_pictures = sum(len(rows) for rows in rows_of.values())
     if not num_pictures:
@@ -87,6 +89,18 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         parts=[path for name in names for path in (run.out / name, quarantine_of(run.out, name))],
         recipe={"gated_by_rule": dict(sorted(finished.rules.items()))},
     )
+
+
+def refuse_no_room(cfg: CaptionConfig) -> None:
+    """Refuse a shortest caption that the captioner's context has no room for."""
+    size = json.loads((cfg.captioner / "config.json").read_text())["size"]
+    longest = min(cfg.decode.max_tokens, size["context_length"] - 1)
+    if cfg.decode.min_tokens >= longest:
+        raise ConfigError(
+            f"decode.min_tokens={cfg.decode.min_tokens} must be below {longest}, the longest "
+            f"caption that decode.max_tokens={cfg.decode.max_tokens} and the context of "
+            f"{cfg.captioner} ({size['context_length']}) leave room for"
+        )
 
 
 def rows_by_part(images: Images, splits: Sequence[str]) -> dict[str, Int64[np.ndarray, "N"]]:

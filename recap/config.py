@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -369,6 +370,20 @@ class GateConfig:
             )
 
 
+RESERVED_KINDS = ("alt", "sample_id", "key", "file_name")
+"""What no new kind of caption may be called: `alt` is what came with the pictures, the others are
+columns beside captions."""
+
+
+def refuse_odd_kind(kind: str) -> None:
+    """Refuse a kind of caption whose name cannot stand in file names and columns."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", kind) or kind in RESERVED_KINDS:
+        raise ConfigError(
+            f"kind must be letters, digits, _ and - alone, and none of {', '.join(RESERVED_KINDS)};"
+            f" got {kind!r}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
     """Caption every picture of an images artifact with one captioner."""
@@ -409,6 +424,8 @@ class CaptionConfig:
 
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
+        require_positive(self, "num_workers", "threads")
+        refuse_odd_kind(self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -441,8 +458,7 @@ class ImportConfig:
             raise ConfigError(
                 f"max_rejected_share must lie in [0, 1], got {self.max_rejected_share:g}"
             )
-        if self.kind == "alt":
-            raise ConfigError("kind: `alt` is what came with the pictures; choose another name")
+        refuse_odd_kind(self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from recap.artifacts import CaptionRow, Images
 from recap.config import ExportConfig, ImportConfig
 
 EXPORT: Final = "export"
-"""Kind of the artifact that an export is."""
+"""Kind of the artifact that an export is; version 1."""
 
 NAMES: Final = ("sample_id", "key", "file_name", "stem")
 """What may name a picture, the surest first: identity, key in its source, file name, that without
@@ -97,9 +97,9 @@ def import_captions(cfg: ImportConfig, run: Run) -> None:
     )
 
 
-def source_digest(cfg: ImportConfig) -> str:
-    """Return the digest of the table as it is now."""
-    return digest_file(cfg.file) if cfg.file.is_file() else "absent"
+def source_digest(cfg: ImportConfig) -> str | None:
+    """Return the digest of the table as it is now; None where it is not at hand."""
+    return digest_file(cfg.file) if cfg.file.is_file() else None
 
 
 def read_rows(path: Path, cfg: ImportConfig) -> Iterator[tuple[str, object]]:
@@ -113,19 +113,22 @@ def read_rows(path: Path, cfg: ImportConfig) -> Iterator[tuple[str, object]]:
             case ".parquet":
                 found = pq.read_table(path).to_pylist()
             case ".csv" | ".tsv":
-                text = path.read_text(encoding="utf-8-sig")
                 tab = "\t" if path.suffix.lower() == ".tsv" else ","
-                found = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=tab))
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    found = list(csv.DictReader(file, delimiter=tab))
             case ".jsonl" | ".ndjson":
-                lines = path.read_text(encoding="utf-8").splitlines()
+                # Only a line feed ends a line: texts may hold the other separators of Unicode.
+                lines = path.read_bytes().decode().split("\n")
                 found = [json.loads(line) for line in lines if line.strip()]
             case other:
                 raise InputError(
                     f"{path}: a file that ends in {other!r} is not read; expected .parquet, .csv, "
                     ".tsv or .jsonl."
                 )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}).") from error
+    if not found:
+        raise InputError(f"{path}: has no rows; expected one for each caption.")
     for number, row in enumerate(found):
         for column in (cfg.name_column, cfg.text_column):
             if not isinstance(row, dict) or column not in row:
@@ -183,7 +186,7 @@ def _finders(images: Images) -> dict[str, dict[str, str | None]]:
 
 def export_captions(cfg: ExportConfig, run: Run) -> None:
     """Write captions, and where the form asks for it pictures, for another program."""
-    images_manifest = run.input("images", cfg.images, artifact=artifacts.IMAGES)
+    run.input("images", cfg.images, artifact=artifacts.IMAGES)
     for folder in cfg.captions:
         run.input("captions", folder, artifact=artifacts.CAPTIONS)
     images = artifacts.open_images(cfg.images)
@@ -195,11 +198,13 @@ def export_captions(cfg: ExportConfig, run: Run) -> None:
         "pictures with a caption": len(texts),
         "pictures without": len(images) - len(texts),
     }
-    has_pictures = cfg.form in ("webdataset", "datasets")
-    gib = images_manifest.num_bytes / 2**30 if has_pictures else 0.0
-    if not run.start(plan, gib=gib):
-        return
     rows = [row for row, sample_id in enumerate(images.sample_ids) if sample_id in texts]
+    num_bytes = sum(len(text) for of_picture in texts.values() for text in of_picture.values())
+    if cfg.form in ("webdataset", "datasets"):
+        sizes = images.table["num_bytes"].to_pylist()
+        num_bytes += sum(sizes[row] + 1024 for row in rows)
+    if not run.start(plan, gib=num_bytes / 2**30):
+        return
     with run.progress(len(rows), label="export") as progress:
         match cfg.form:
             case "jsonl" | "csv":
@@ -207,8 +212,9 @@ def export_captions(cfg: ExportConfig, run: Run) -> None:
                 progress.advance(len(rows))
             case "txt":
                 parts = []
-                for row in rows:
-                    parts += write_sidecars(run.out, images, row, texts)
+                for row, stem in zip(rows, sidecar_stems(images, rows), strict=True):
+                    of_picture = texts[images.sample_ids[row]]
+                    parts += write_sidecars(run.out, stem, of_picture, is_one_kind=len(kinds) == 1)
                     progress.advance(1)
             case "webdataset":
                 parts = []
@@ -308,16 +314,36 @@ def write_table(
     return name
 
 
-def write_sidecars(out: Path, images: Images, row: int, texts: Texts) -> list[str]:
-    """Write one text file a kind, named as its picture is, and return their names."""
-    of_picture = texts[images.sample_ids[row]]
-    key = PurePosixPath(images.table["key"][row].as_py())
-    stem = key.with_suffix("") if key.suffix else key
-    if stem.is_absolute() or ".." in stem.parts:  # it would be written outside this folder
-        stem = PurePosixPath(images.sample_ids[row])
+def sidecar_stems(images: Images, rows: Sequence[int]) -> list[str]:
+    """Name the texts of each picture as the picture is named, without its ending.
+
+    Where two pictures would share a name, or a name would lead elsewhere, it is the sample_id.
+    """
+    keys = images.table["key"].to_pylist()
+    stems = [PurePosixPath(keys[row]).with_suffix("") for row in rows]
+    often = Counter(stems)
+    return [
+        images.sample_ids[row]
+        if often[stem] > 1 or stem.is_absolute() or ".." in stem.parts
+        else str(stem)
+        for row, stem in zip(rows, stems, strict=True)
+    ]
+
+
+def write_sidecars(
+    out: Path, stem: str, of_picture: Mapping[str, str], *, is_one_kind: bool
+) -> list[str]:
+    """Write one text file a kind below `texts/` and return their names.
+
+    Args:
+        out: Folder of the export.
+        stem: Name of the picture.
+        of_picture: Its captions by kind.
+        is_one_kind: The export has one kind, which then need not be in the file's name.
+    """
     names = []
     for kind, text in sorted(of_picture.items()):
-        name = f"{stem}.txt" if len(of_picture) == 1 else f"{stem}.{kind}.txt"
+        name = f"texts/{stem}.txt" if is_one_kind else f"texts/{stem}.{kind}.txt"
         if pending(out, [name]):
             write_bytes(out / name, text.encode())
         names.append(name)
@@ -350,8 +376,14 @@ def write_metadata(
 def suffix_of(images: Images, row: int) -> str:
     """Return the ending of a stored picture's format."""
     start = images.read(row)[:12]
-    if start.startswith(b"\x89PNG"):
-        return ".png"
-    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-        return ".webp"
-    return ".jpg"
+    return next((ending for ending, is_it in _ENDINGS.items() if is_it(start)), ".jpg")
+
+
+_ENDINGS: Final[dict[str, Callable[[bytes], bool]]] = {
+    ".png": lambda start: start.startswith(b"\x89PNG"),
+    ".webp": lambda start: start[:4] == b"RIFF" and start[8:] == b"WEBP",
+    ".gif": lambda start: start.startswith(b"GIF8"),
+    ".bmp": lambda start: start.startswith(b"BM"),
+    ".tiff": lambda start: start[:4] in (b"II*\0", b"MM\0*"),
+}
+"""First bytes of the formats that ingestion takes; what is left is JPEG."""

@@ -75,8 +75,13 @@ def ingest(cfg: IngestConfig, run: Run) -> None:
     )
 
 
-def source_digest(cfg: IngestConfig) -> str:
-    """Return the digest of the configured source as it is now."""
+def source_digest(cfg: IngestConfig) -> str | None:
+    """Return the digest of the configured source as it is now; None where it is not at hand.
+
+    Pictures that were copied do not need their source any more, and a hub is not asked.
+    """
+    if cfg.source != "scenes" and (cfg.root is None or not cfg.root.exists()):
+        return None
     return open_source(cfg).digest
 
 

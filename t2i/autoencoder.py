@@ -270,14 +270,15 @@ def fit(cfg: AutoencoderConfig, run: Run) -> None:
                 )
             error, divergence = loss_terms(vae, picture, noise=torch.from_numpy(noise))
             loss = error + cfg.kl_weight * divergence
-            if not torch.isfinite(loss):
-                raise StoppedError(
-                    f"{run.out}: loss is {loss.item()} at step {step}; lower lr={cfg.lr:g}. "
-                    f"Pictures: {', '.join(images.sample_ids[r] for r in train[rows])}"
-                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            if not torch.isfinite(loss.detach() + norm):
+                raise StoppedError(
+                    f"{run.out}: loss is {loss.item()} and its gradient {norm.item()} at step "
+                    f"{step}; the weights were not changed. Lower lr={cfg.lr:g}. Pictures: "
+                    + ", ".join(images.sample_ids[row] for row in train[rows])
+                )
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     step,

@@ -106,7 +106,11 @@ class TextEncoderConfig:
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
         require_positive(self, "samples", "checkpoint_samples", "threads")
-        require_positive(self, "max_tokens", "vocab_size")
+        require_positive(self, "max_tokens", "vocab_size", "num_heads")
+        if self.width % self.num_heads:
+            raise ConfigError(
+                f"width must be a multiple of num_heads={self.num_heads}, got {self.width}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

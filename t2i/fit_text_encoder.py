@@ -24,7 +24,7 @@ from torch import Tensor
 
 from launch import keyed
 from launch.checkpoint import FOLDER, Checkpoints, restore, training_tensors
-from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
+from launch.errors import ArtifactError, InputError, StoppedError
 from launch.manifest import write_json
 from launch.processes import set_threads
 from launch.run import Run
@@ -289,8 +289,6 @@ def fit(cfg: TextEncoderConfig, run: Run) -> None:
     """Fit a small T5 on filling in masked text and save its encoder and tokenizer."""
     from transformers import T5EncoderModel
 
-    if cfg.width % cfg.num_heads:
-        raise ConfigError(f"width {cfg.width} must be a multiple of num_heads {cfg.num_heads}")
     by_kind = _texts_by_kind(cfg, run)
     num_steps = max(1, round(cfg.samples / cfg.batch_size))
     num_texts = sum(map(len, by_kind))
@@ -328,13 +326,14 @@ def fit(cfg: TextEncoderConfig, run: Run) -> None:
                     texts, seed=cfg.seed, stream="text_encoder.spans", epoch=step, first=first
                 )
             loss = model(**batch).loss
-            if not torch.isfinite(loss):
-                raise StoppedError(
-                    f"{run.out}: loss is {loss.item()} at step {step}; lower lr={cfg.lr:g}."
-                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if not torch.isfinite(loss.detach() + norm):
+                raise StoppedError(
+                    f"{run.out}: loss is {loss.item()} and its gradient {norm.item()} at step "
+                    f"{step}; the weights were not changed. Lower lr={cfg.lr:g}."
+                )
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     step,

@@ -5,8 +5,10 @@ and shared by its beams. Keys and values of earlier tokens lie in arrays allocat
 longest caption. [CLS], which no caption token sees, is left out.
 
 Rows are at different places of their captions, because a finished one makes room for the next
-picture at once. Every step has the same shape whatever the other rows do: that, with kernels that
-treat all rows alike, makes a row's numbers its own to the bit.
+picture at once. The number of rows never changes. Attention looks as far back as the longest row
+has written, in steps of SEEN_MULTIPLE, and masks the rest: zeros at the end of a sum change no bit
+of it with the kernels of torch's CPU builds, which tests hold them to. So a row's numbers are its
+own.
 
 Works on any module with open_clip's CoCa towers: `text` (TextTransformer) and `text_decoder`
 (MultimodalTransformer).

@@ -97,7 +97,8 @@ class Shape(NamedTuple):
 class Limits:
     """What a row may write next: never pad or start, no end too soon, repetition made dearer.
 
-    Source: repetition penalty, Keskar et al. 2019, arXiv:1909.05858, section 4.1.
+    Source: repetition penalty, Keskar et al. 2019, arXiv:1909.05858, section 4.1, who divide every
+    score; a negative one is multiplied here, as transformers does, or it would become likelier.
     """
 
     def __init__(self, config: DecodeConfig, shape: Shape, *, num_rows: int) -> None:
@@ -204,8 +205,10 @@ class Beams:
     of `length_penalty`. A search ends when no open beam can pass the worst of as many finished
     captions as there are beams, or when no room is left.
 
+    Log-probabilities are of what the limits leave possible.
+
     Source: Wu et al. 2016, arXiv:1609.08144, section 7, with the plain power of the length, as in
-    transformers.
+    transformers, which does not normalise again after penalties and limits.
     """
 
     def __init__(self, config: DecodeConfig, shape: Shape) -> None:

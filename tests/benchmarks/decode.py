@@ -92,10 +92,14 @@ def alternate(
     ours: Callable[[], object], theirs: Callable[[], float | None]
 ) -> tuple[float, float]:
     """Time both; a peer that integrates says its own time."""
-    mine = timed(ours)
-    began = time.perf_counter()
-    said = theirs()
-    return mine, time.perf_counter() - began if said is None else said
+    mine, said = timed(ours), None
+
+    def run() -> None:
+        nonlocal said
+        said = theirs()
+
+    theirs_s = timed(run)
+    return mine, theirs_s if said is None else said
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -145,9 +149,8 @@ def uncached(
     is_integrated: bool = False,
 ) -> float | None:
     """Run open_clip's forward pass over every prefix, or over some and integrate."""
-    began = time.perf_counter()
     latent, embs = model._encode_image(pictures.repeat_interleave(num_beams, 0))
-    encoding = time.perf_counter() - began
+    encoding = timed(lambda: model._encode_image(pictures)) if is_integrated else 0.0
     tokens = torch.full((len(latent), num_tokens), 320, device=pictures.device)
     tokens[:, 0] = SPECIAL.start
 
@@ -172,22 +175,24 @@ def uncached(
 
 def step_floor(model: nn.Module, *, rows: int) -> float:
     """Return the seconds that one step needs at least, at rates measured here."""
-    weights = [
-        parameter
+    sizes = [
+        read_in_a_step(name, parameter, is_lower=part is model.text)
         for part in (model.text, model.text_decoder)
         for name, parameter in part.named_parameters()
-        if parameter.ndim == 2
-        and "embedding" not in name
-        and not is_unused(name, part is model.text)
+        if parameter.ndim == 2 and "embedding" not in name
     ]
-    num_bytes = sum(w.numel() * w.element_size() for w in weights)
-    flop = 2 * rows * sum(w.numel() for w in weights)
-    return max(num_bytes / read_rate(weights[0].device), flop / multiply_rate(rows, weights[0]))
+    weight = model.text_decoder.text_projection
+    num_bytes, flop = sum(sizes) * weight.element_size(), 2 * rows * sum(sizes)
+    return max(num_bytes / read_rate(weight.device), flop / multiply_rate(rows, weight))
 
 
-def is_unused(name: str, is_lower: bool) -> bool:
-    """Say whether a weight has no part in a step: [CLS]'s projection alone."""
-    return is_lower and name == "text_projection"
+def read_in_a_step(name: str, weight: torch.Tensor, *, is_lower: bool) -> int:
+    """Return how many values of a weight a step reads."""
+    if is_lower and name == "text_projection":
+        return 0  # [CLS]'s, which is left out
+    if name.startswith("cross_attn") and name.endswith("in_proj_weight"):
+        return weight.numel() // 3  # keys and values are computed once a picture
+    return weight.numel()
 
 
 def read_rate(device: torch.device) -> float:

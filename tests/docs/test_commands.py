@@ -163,7 +163,7 @@ def _find_artifact(folder: Path) -> None:
     if not found:
         raise RefusedError(f"{folder} lies in no study")
     study, step = found.groups()
-    plan = _plan([STUDIES / f"{study}.yaml"], [])
+    plan = _plan([STUDIES / f"{study}.yaml"], REQUIRED.get(study, []))
     if step and step not in {i.name for i in plan.instances}:
         raise RefusedError(f"{study} has no step {step!r}")
 

@@ -14,7 +14,9 @@ def test_the_loss_is_clips_own_where_all_texts_differ() -> None:
         for _ in range(2)
     )
     scale = torch.tensor(14.0)
-    found = contrastive_loss(images, of_texts, scale=scale, text_id=torch.arange(6))
+    found = contrastive_loss(
+        images, of_texts, scale=scale, text_id=torch.arange(6), picture=torch.arange(6)
+    )
     torch.testing.assert_close(found, ClipLoss()(images, of_texts, scale))
 
 
@@ -24,19 +26,39 @@ def test_equal_texts_are_no_negatives_of_each_other() -> None:
     of_texts = images[[0, 0, 2]]
     scale = torch.tensor(10.0)
     apart = contrastive_loss(
-        images[[0, 0, 2]], of_texts, scale=scale, text_id=torch.tensor([7, 7, 8])
+        images[[0, 0, 2]],
+        of_texts,
+        scale=scale,
+        text_id=torch.tensor([7, 7, 8]),
+        picture=torch.arange(3),
     )
     two = contrastive_loss(
-        images[[0, 2]], of_texts[[0, 2]], scale=scale, text_id=torch.tensor([7, 8])
+        images[[0, 2]],
+        of_texts[[0, 2]],
+        scale=scale,
+        text_id=torch.tensor([7, 8]),
+        picture=torch.arange(2),
     )
     one_way = torch.nn.functional.cross_entropy(
         scale * images[[0, 2]] @ images[[0, 2]].T, torch.arange(2), reduction="none"
     )
     assert apart <= two + 1e-6 + one_way.max()
     confused = contrastive_loss(
-        images[[0, 0, 2]], of_texts, scale=scale, text_id=torch.tensor([7, 9, 8])
+        images[[0, 0, 2]],
+        of_texts,
+        scale=scale,
+        text_id=torch.tensor([7, 9, 8]),
+        picture=torch.arange(3),
     )
     assert apart < confused
+    twice = contrastive_loss(
+        images[[0, 0, 2]],
+        of_texts,
+        scale=scale,
+        text_id=torch.tensor([7, 9, 8]),
+        picture=torch.tensor([0, 0, 1]),
+    )
+    assert twice == apart, "a picture with two texts is not its own negative either"
 
 
 def test_a_shifted_picture_moves_down_and_right_and_repeats_its_border() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -107,3 +109,42 @@ def test_every_shipped_yaml_is_readable() -> None:
     assert files
     for file in files:
         assert isinstance(config.read_yaml(file), dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Settings with one that cannot change a byte."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"limit"})
+
+    limit: int = 1
+    """Share that stops."""
+
+    size: int = 2
+    """Size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Settings around it, with another one."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"workers"})
+
+    part: Part = field(default_factory=Part)
+    """Part."""
+
+    workers: int = 3
+    """Workers."""
+
+
+def test_a_setting_that_cannot_change_a_byte_is_no_part_of_a_recipe() -> None:
+    assert config.recipe_of(Whole()) == {"part": {"size": 2}}
+    assert config.to_plain(Whole()) == {"part": {"limit": 1, "size": 2}, "workers": 3}
+
+
+def test_numbers_out_of_range_are_refused_by_name() -> None:
+    given = SimpleNamespace(samples=0, batch_size=12)
+    with pytest.raises(ConfigError, match="samples must be at least 1, got 0"):
+        config.require_positive(given, "samples")
+    with pytest.raises(ConfigError, match="batch_size must be a multiple of 8, got 12"):
+        config.require_multiple_of_8(given, "batch_size")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch.config import load_tree
 from launch.errors import ConfigError
+from launch.manifest import Manifest, read_manifest, write_manifest
 from launch.plan import make_plan
 
 HERE = Path(__file__).parent
@@ -178,6 +182,59 @@ def test_a_step_that_refuses_its_input_ends_the_study_with_its_exit_code(
     refused = call(*words, "steps.first.set.reads=[nowhere]", module="launch")
     assert refused.returncode == 2, refused.stderr
     assert "nowhere" in refused.stdout
+
+
+def rewritten(folder: Path, **changes: Any) -> Manifest:
+    """Give a complete folder another manifest, as if it had been made otherwise."""
+    changed = replace(read_manifest(folder), **changes)
+    write_manifest(folder, changed)
+    return changed
+
+
+def test_a_complete_step_that_would_be_made_otherwise_now_stops_a_study(
+    study: Path, tmp_path: Path
+) -> None:
+    words = ["study", "--config", str(study), "--out", str(tmp_path / "out"), "seeds=1"]
+    assert call(*words, module="launch").returncode == 0
+    first = (tmp_path / "out" / "first").resolve()
+    whole = read_manifest(first)
+
+    rewritten(first, recipe={**whole.recipe, "seed": 7})  # as by another default of the code
+    refused = call(*words, module="launch")
+    assert refused.returncode == 2
+    assert "seed: 7 -> 0" in refused.stderr
+    assert "Delete the folder" in refused.stderr
+
+    rewritten(first, recipe=whole.recipe, counts={"rows_in": 3, "rows_out": 3})
+    refused = call(*words, module="launch")
+    assert refused.returncode == 2
+    assert f"numbers {first}" in refused.stderr.replace(os.path.relpath(first), str(first))
+
+    rewritten(first, counts=whole.counts)
+    assert call(*words, module="launch").returncode == 0
+
+
+def test_a_step_made_anew_with_another_outcome_stops_a_study_before_its_answer(
+    study: Path, tmp_path: Path
+) -> None:
+    words = ["study", "--config", str(study), "--out", str(tmp_path / "out"), "seeds=1"]
+    assert call(*words, module="launch").returncode == 0
+    work = (tmp_path / "out" / "work-real-0").resolve()
+    inputs = [replace(i, digest="0" * 32) for i in read_manifest(work).inputs]
+    rewritten(work, inputs=inputs)  # as if `first` had been another when this was made
+    shutil.rmtree((tmp_path / "out" / "first").resolve())
+    refused = call(*words, module="launch")
+    assert refused.returncode == 2
+    assert "was made from other settings or inputs" in refused.stderr
+
+
+def test_what_a_kill_left_in_a_complete_step_is_removed(study: Path, tmp_path: Path) -> None:
+    words = ["study", "--config", str(study), "--out", str(tmp_path / "out"), "seeds=1"]
+    assert call(*words, module="launch").returncode == 0
+    left = (tmp_path / "out" / "first").resolve() / "scratch" / "checkpoints"
+    left.mkdir(parents=True)
+    assert call(*words, module="launch").returncode == 0
+    assert not left.parent.exists()
 
 
 def payload(folder: Path) -> dict[str, str]:

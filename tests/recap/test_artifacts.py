@@ -242,3 +242,27 @@ def test_equal_captions_give_equal_bytes(tmp_path: Path) -> None:
 def test_png_stored_in_shards_is_read_without_loss(folder: Path) -> None:
     images = artifacts.open_images(folder)
     assert pictures.decode(images.read(0)).size == (32, 32)
+
+
+def test_only_a_few_shards_are_mapped_and_threads_may_share_them(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from launch.run import Run
+    from recap.artifacts import MAPPED_SHARDS, open_images
+    from recap.config import IngestConfig, ScenesConfig
+    from recap.ingest import ingest
+
+    cfg = IngestConfig(
+        source="scenes",
+        name="tiny",
+        scenes=ScenesConfig(num_pictures=64, image_size=16),
+        pictures_per_shard=4,
+        num_workers=1,
+    )
+    ingest(cfg, Run(out=tmp_path / "images", verb="recap ingest", config=cfg))
+    images = open_images(tmp_path / "images")
+    alone = [images.read(row) for row in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            assert list(pool.map(images.read, range(64))) == alone
+    assert len(images._maps) <= MAPPED_SHARDS

@@ -18,7 +18,12 @@ from launch.manifest import read_manifest
 from launch.run import Run
 from recap.artifacts import Images, open_captions, open_images
 from recap.config import ExportConfig, ImportConfig, IngestConfig, ScenesConfig
-from recap.exchange import export_captions, import_captions
+from recap.exchange import (
+    export_captions,
+    import_captions,
+    sidecar_stems,
+    write_sidecars,
+)
 from recap.ingest import ingest
 
 
@@ -174,7 +179,7 @@ def test_sidecars_are_named_as_their_pictures(
 ) -> None:
     out = send_out(images, captions, tmp_path / "out", "txt")
     stem = Path(keys(images)[0]).with_suffix("")
-    assert (out / f"{stem}.txt").read_text() == table(images)[0]["caption"]
+    assert (out / "texts" / f"{stem}.txt").read_text() == table(images)[0]["caption"]
 
 
 def test_a_shard_holds_each_picture_with_its_texts(
@@ -210,11 +215,43 @@ def test_a_kind_that_is_absent_is_refused(images: Images, captions: Path, tmp_pa
         send_out(images, captions, tmp_path / "out", "jsonl", kinds=["dsc"])
 
 
-def test_a_key_that_would_leave_the_folder_is_replaced(images: Images, tmp_path: Path) -> None:
-    from recap.exchange import write_sidecars
-
-    column = pa.array(["../out.png"] * len(images))
+def with_keys(images: Images, names: list[str]) -> Images:
     index = images.table.schema.get_field_index("key")
-    moved = replace(images, table=images.table.set_column(index, "key", column))
-    (name,) = write_sidecars(tmp_path, moved, 0, {images.sample_ids[0]: {"alt": "x"}})
-    assert name == f"{images.sample_ids[0]}.txt"
+    column = pa.array([*names, *keys(images)[len(names) :]])
+    return replace(images, table=images.table.set_column(index, "key", column))
+
+
+def test_names_that_are_shared_or_lead_elsewhere_give_way_to_the_identity(images: Images) -> None:
+    named = with_keys(images, ["a.jpg", "a.png", "../b.png", "/c.png", "d/e.jpg"])
+    assert sidecar_stems(named, range(5)) == [*images.sample_ids[:4], "d/e"]
+
+
+def test_a_sidecar_of_two_kinds_always_names_its_kind(tmp_path: Path) -> None:
+    assert write_sidecars(tmp_path, "a", {"ssc": "x"}, is_one_kind=False) == ["texts/a.ssc.txt"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\r\n"])
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_text_with_odd_line_ends_comes_back_as_it_went(
+    images: Images, tmp_path: Path, separator: str, form: str
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    text = f"one{separator}two"
+    path.write_bytes((json.dumps({"key": keys(images)[0], "caption": text}) + "\n").encode())
+    first = bring_in(images, path, tmp_path / "first")
+    out = send_out(images, first, tmp_path / "out", form)
+    file = out / f"captions.{form}"
+    again = bring_in(images, file, tmp_path / "again", text_column="theirs")
+    assert open_captions(again).texts("theirs") == {images.sample_ids[0]: text}
+
+
+def test_a_table_without_rows_is_refused(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("key,caption\n")
+    with pytest.raises(InputError, match="has no rows"):
+        bring_in(images, tmp_path / "texts.csv", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["a/b", "key", "file_name", "beschreibung-ü", ""])
+def test_a_kind_that_cannot_be_a_name_is_refused(images: Images, kind: str) -> None:
+    with pytest.raises(ConfigError, match="kind must be letters"):
+        ImportConfig(images=images.folder, file=Path("x.csv"), kind=kind)
