@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from recap.captioner.coca import CoCa
 from recap.captioner.decode import Group, decode, group_size
@@ -82,8 +84,7 @@ class CoCaCaptioner:
 
         def encoded() -> Iterator[Group]:
             for group in groups:
-                pixels = torch.from_numpy(group.pixels).to(model.logit_scale.device)
-                yield Group(model.encode_image(pixels).tokens, group.sample_ids)
+                yield Group(self._look_at(group), group.sample_ids)
 
         for sample_id, caption in decode(
             model.text,
@@ -103,6 +104,12 @@ class CoCaCaptioner:
                     mean_logprob=caption.mean_logprob,
                 ),
             )
+
+    @torch.no_grad()
+    def _look_at(self, group: PixelGroup) -> Float[Tensor, "G Q W"]:
+        pixels = torch.from_numpy(group.pixels).to(self.model.logit_scale.device)
+        tokens: Tensor = self.model.encode_image(pixels).tokens
+        return tokens
 
 
 def open_captioner(folder: Path, *, batch_size: int) -> Captioner:

@@ -144,11 +144,13 @@ class CachedText:
         self._rows = torch.arange(num_rows, device=device)
         self._places = torch.arange(room, device=device)
 
+    @torch.no_grad()
     def admit(self, image_tokens: Float[Tensor, "G Q W"], *, slots: Int[Tensor, "A"]) -> None:
         """Put the first pictures of a group into slots."""
         for block, memory in zip(self.decoder.cross_attn, self.memories, strict=True):
             memory.admit(block, image_tokens, slots=slots)
 
+    @torch.no_grad()
     def step(
         self, tokens: Int[Tensor, "R"], *, positions: Int[Tensor, "R"], longest: int
     ) -> Float[Tensor, "R V"]:
@@ -174,6 +176,7 @@ class CachedText:
             x = memory.step(cross, x, num_beams=self.num_beams)
         return decoder.ln_final(x[:, 0]) @ decoder.text_projection
 
+    @torch.no_grad()
     def reorder(self, parents: Int[Tensor, "R"], *, longest: int) -> None:
         """Let every row go on from what another one of its slot has written."""
         for cache in (*self.lower, *self.upper):

@@ -162,6 +162,7 @@ class Single:
         )
         self._limits = Limits(config, shape, num_rows=shape.num_slots)
 
+    @torch.no_grad()
     def admit(self, slots: Int[Tensor, "A"], sample_ids: Sequence[str]) -> None:
         """Begin new captions; a caption's draws are a function of seed and sample_id."""
         self._written[slots] = self._shape.special.pad
@@ -173,6 +174,7 @@ class Single:
             drawn = torch.from_numpy(np.reshape(uniform, (len(ids), num)))
             self._draws[slots] = drawn.to(self._draws)
 
+    @torch.no_grad()
     def choose(self, logits: Float[Tensor, "S V"], *, ages: Int[Tensor, "S"]) -> Choice:
         """Choose one token per slot."""
         logits = self._limits.possible(logits)
@@ -189,6 +191,7 @@ class Single:
         is_last = ages + 1 >= self._shape.max_tokens
         return Choice(tokens, None, (tokens == self._shape.special.end) | is_last)
 
+    @torch.no_grad()
     def captions(self, slots: Int[Tensor, "A"]) -> list[WrittenCaption]:
         """Return the captions of finished slots."""
         rows = zip(self._written[slots].tolist(), self._logprob[slots].tolist(), strict=True)
@@ -226,6 +229,7 @@ class Beams:
         self._rows = torch.arange(slots * beams, device=device).view(slots, beams)
         self._limits = Limits(config, shape, num_rows=slots * beams)
 
+    @torch.no_grad()
     def admit(self, slots: Int[Tensor, "A"], sample_ids: Sequence[str]) -> None:
         """Begin new captions, each from one open beam."""
         for scores in (self._scores, self._best_scores):
@@ -235,6 +239,7 @@ class Beams:
         self._written[slots] = self._shape.special.pad
         self._limits.forget(self._rows[slots].flatten())
 
+    @torch.no_grad()
     def choose(self, logits: Float[Tensor, "R V"], *, ages: Int[Tensor, "S"]) -> Choice:
         """Go on from the best beams of every slot; keep those that end among its finished ones."""
         shape, beams, vocab_size = self._shape, self.num_beams, logits.shape[-1]
@@ -285,6 +290,7 @@ class Beams:
         attainable = self._scores[:, 0] / longest**self._power
         return self._best_scores[:, -1] >= attainable
 
+    @torch.no_grad()
     def captions(self, slots: Int[Tensor, "A"]) -> list[WrittenCaption]:
         """Return the best caption of finished slots."""
         rows = zip(

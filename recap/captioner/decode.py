@@ -43,7 +43,6 @@ def group_size(num_slots: int) -> int:
     return max(8, num_slots // GROUPS // 8 * 8)
 
 
-@torch.inference_mode()
 def decode(
     text: TextTransformer,
     decoder: MultimodalTransformer,
@@ -55,6 +54,8 @@ def decode(
     num_slots: int,
 ) -> Iterator[tuple[str, WrittenCaption]]:
     """Write a caption for every picture, yielding each when it is finished.
+
+    A generator, so nothing here switches gradients off: whatever computes does so for itself.
 
     Args:
         text: Lower half of the text tower.

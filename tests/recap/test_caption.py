@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from recap.ingest import ingest
 from recap.reading import pixel_groups
 from recap.train import train
 
+ROOT = Path(__file__).parents[2]
 LENIENT = GateConfig(max_gated_share=1.0)
 
 
@@ -226,3 +229,25 @@ def test_a_part_is_complete_only_with_its_quarantine(
     monkeypatch.setattr(module.artifacts, "write_caption_part", note)
     start(settings(world), tmp_path / "out")
     assert written == ["quarantine", "parts"] * 4
+
+
+def launched(world: Path, out: Path) -> list[str]:
+    """Give the command that captions with two processes, each with one thread."""
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(ROOT / "launch/accelerate/cpu_2.yaml"), "--main_process_port", "0"),
+        *("-m", "recap", "caption", "--out", str(out)),
+        *(f"images={world / 'images'}", f"captioner={world / 'captioner'}", "kind=ssc"),
+        *("decode.method=sample", "decode.max_tokens=8", "batch_size=8"),
+        *("gates.max_gated_share=1", "threads=1"),
+    ]
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_write_the_same_bytes_as_one(world: Path, captioned: Path) -> None:
+    out = world / "two"
+    done = subprocess.run(launched(world, out), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert payload(out) == payload(captioned)
+    assert read_manifest(out).digest == read_manifest(captioned).digest
+    assert not (out / "scratch").exists()
