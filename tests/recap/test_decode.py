@@ -361,7 +361,7 @@ def public_model(architecture: str) -> OpenClipCoCa:
     patch = config["vision_cfg"]["patch_size"]
     config["vision_cfg"] |= {"layers": 1, "image_size": 2 * patch}
     for part in ("text_cfg", "multimodal_cfg"):
-        config[part] |= {"layers": 2, "vocab_size": 96, "context_length": 14}
+        config[part] |= {"layers": 2, "vocab_size": 96, "context_length": 9}
     config.pop("custom_text", None)
     torch.manual_seed(1)
     model = OpenClipCoCa(**config).eval()
@@ -404,14 +404,14 @@ def test_tokens_equal_those_of_open_clips_forward_pass(architecture: str) -> Non
         return [caption.tokens for caption in found]
 
     tokens = torch.full((64, 1), special.start)
-    for _ in range(13):
+    for _ in range(8):
         newest = log_probs(slice(None), tokens).argmax(dim=-1, keepdim=True)
         tokens = torch.cat([tokens, newest], dim=1)
-    greedy = written(64, DecodeConfig(max_tokens=13))
+    greedy = written(64, DecodeConfig(max_tokens=8))
     assert greedy == [until_end(row, special) for row in tokens[:, 1:].tolist()]
     assert len({tuple(caption) for caption in greedy}) > 16, "the model must say different things"
 
-    config = DecodeConfig(method="beam", num_beams=2, max_tokens=8)
+    config = DecodeConfig(method="beam", num_beams=2, max_tokens=6)
     assert written(3, config) == [
         plain_beams(
             lambda row, n=n: log_probs(slice(n, n + 1), torch.tensor([row]))[0].tolist(),
