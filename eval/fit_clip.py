@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from eval import clip
 from eval.config import FitJudgeConfig
-from eval.fit_loop import fit
+from eval.fit_loop import fit, whole_batch
 from launch import keyed
 from launch.run import Run
 from launch.training import EpochOrder, initial_weights
@@ -75,8 +75,8 @@ def fit_clip(
         model = clip.build_clip(config["model_cfg"])
     scorer = clip.scorer_of(model, config=config, tokenizer=tokenizer)
     pictures = scorer.preprocess(pixels)
-    # No odd batch. One that spans two epochs may hold a picture twice, with two texts.
-    batch_size = min(cfg.batch_size, max(8, len(ids) // 8 * 8))
+    # A batch that spans two epochs may hold a picture twice, with two texts.
+    batch_size = whole_batch(cfg.batch_size, num_pictures=len(ids))
     order = EpochOrder(cfg.seed, "judge.clip", ids)
 
     def step_loss(step: int) -> Float[Tensor, ""]:

@@ -17,13 +17,18 @@ from torch import Tensor, nn
 from launch.checkpoint import Average, Checkpoints, restore, training_tensors
 from launch.errors import StoppedError
 from launch.run import Run
-from launch.training import learning_rate
+from launch.training import average_decay, learning_rate
 
 # Settings of the fit that no study has had a reason to change.
 WARMUP_STEPS = 20
 WEIGHT_DECAY = 0.1
 AVERAGE_DECAY = 0.99
 CHECKPOINTS_PER_FIT = 8
+
+
+def whole_batch(asked: int, *, num_pictures: int) -> int:
+    """Give the batch size asked for, or the largest multiple of 8 that so few pictures fill."""
+    return min(asked, max(8, num_pictures // 8 * 8))
 
 
 def fit(
@@ -77,8 +82,7 @@ def fit(
                     f"{step}; the weights were not changed. Lower lr and fit into another folder."
                 )
             optimizer.step()
-            # A young average forgets faster, or the first weights would weigh for long.
-            average.update(model, decay=min(AVERAGE_DECAY, (1 + step) / (10 + step)))
+            average.update(model, decay=average_decay(step, decay=AVERAGE_DECAY))
             progress.advance(batch_size, step=step, loss=value)
             if step % save_every == 0 or step == num_steps:
                 tensors = training_tensors(model=model, optimizer=optimizer, average=average)

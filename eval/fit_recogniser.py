@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from eval import recogniser
 from eval.config import FitJudgeConfig
-from eval.fit_loop import fit
+from eval.fit_loop import fit, whole_batch
 from launch import keyed
 from launch.run import Run
 from launch.training import EpochOrder, initial_weights
@@ -74,8 +74,7 @@ def fit_recogniser(
             cfg.seed, "judge.noise", epoch=0, ids=noise_ids, shape=tuple(originals.shape[1:])
         )
     )
-    # No odd batch.
-    batch_size = min(cfg.batch_size, max(8, len(ids) // 8 * 8))
+    batch_size = whole_batch(cfg.batch_size, num_pictures=len(ids))
     order = EpochOrder(cfg.seed, "judge.recogniser", ids)
 
     def step_loss(step: int) -> Float[Tensor, ""]:

@@ -256,6 +256,17 @@ def require_positive(config: Any, *names: str) -> None:
             raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
+def require_share(config: Any, *names: str) -> None:
+    """Refuse fields of a configuration that are no share.
+
+    Raises:
+        ConfigError: It names the field and its value.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{name} must lie in [0, 1], got {getattr(config, name):g}")
+
+
 def require_multiple_of_8(config: Any, *names: str) -> None:
     """Refuse batch sizes that are not a multiple of 8: results then depend on what fills the rest.
 

@@ -89,6 +89,11 @@ def learning_rate(step: int, *, num_steps: int, peak: float, warmup_steps: float
     return peak * (1 + math.cos(math.pi * (middle - rise) / (num_steps - rise))) / 2
 
 
+def average_decay(step: int, *, decay: float) -> float:
+    """Give the decay of the averaged weights, short at first so that initial ones are forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 def is_due(step: int, every_samples: int, *, batch_size: int) -> bool:
     """Say whether this step, counted from 1, completes another `every_samples` samples."""
     return step * batch_size // every_samples > (step - 1) * batch_size // every_samples

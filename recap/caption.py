@@ -5,7 +5,6 @@ N pictures of a shard
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from jaxtyping import Int64
 
 from launch import parts
 from launch.errors import ConfigError, InputError
-from launch.processes import accelerator, set_threads, world_size
+from launch.processes import set_threads, wait_for_everyone
 from launch.run import Run
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
+from recap.captioner.folder import read_size
 from recap.captioners import Caption, open_captioner
 from recap.config import CaptionConfig, GateConfig
 from recap.gates import broken_rules, stop_if_too_many
@@ -78,8 +78,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
             artifacts.write_caption_part(run.out / name, [row for row in in_order if not row.flags])
             finished.look(names)
 
-    if world_size() > 1:
-        accelerator().wait_for_everyone()
+    wait_for_everyone()
     finished.look(names, is_final=True)
     run.finish(
         artifact=artifacts.CAPTIONS,
@@ -93,13 +92,13 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
 
 def refuse_no_room(cfg: CaptionConfig) -> None:
     """Refuse a shortest caption that the captioner's context has no room for."""
-    size = json.loads((cfg.captioner / "config.json").read_text())["size"]
-    longest = min(cfg.decode.max_tokens, size["context_length"] - 1)
+    context_length = read_size(cfg.captioner).context_length
+    longest = min(cfg.decode.max_tokens, context_length - 1)
     if cfg.decode.min_tokens >= longest:
         raise ConfigError(
             f"decode.min_tokens={cfg.decode.min_tokens} must be below {longest}, the longest "
             f"caption that decode.max_tokens={cfg.decode.max_tokens} and the context of "
-            f"{cfg.captioner} ({size['context_length']}) leave room for"
+            f"{cfg.captioner} ({context_length}) leave room for"
         )
 
 

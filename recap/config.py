@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from launch.config import require_multiple_of_8, require_positive
+from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
 
 
@@ -98,10 +98,7 @@ class IngestConfig:
         require_positive(self, "pictures_per_shard", "max_pixels", "num_workers")
         if self.image_size is not None:
             require_positive(self, "image_size")
-        if not 0 <= self.max_rejected_share <= 1:
-            raise ConfigError(
-                f"max_rejected_share must lie in [0, 1], got {self.max_rejected_share:g}"
-            )
+        require_share(self, "max_rejected_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,10 +268,7 @@ class CaptionerTrainConfig:
                 "captioning_weight must be above 0 and contrastive_weight at least 0, got "
                 f"{self.captioning_weight:g} and {self.contrastive_weight:g}"
             )
-        if not 0 <= self.max_left_out_share <= 1:
-            raise ConfigError(
-                f"max_left_out_share must lie in [0, 1], got {self.max_left_out_share:g}"
-            )
+        require_share(self, "max_left_out_share")
         require_positive(
             self, "samples", "checkpoint_samples", "log_samples", "num_length_groups", "threads"
         )
@@ -454,10 +448,7 @@ class ImportConfig:
     """Share of rows that name no picture, several, or have no text, above which the job stops."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_rejected_share <= 1:
-            raise ConfigError(
-                f"max_rejected_share must lie in [0, 1], got {self.max_rejected_share:g}"
-            )
+        require_share(self, "max_rejected_share")
         refuse_odd_kind(self.kind)
 
 

@@ -22,7 +22,13 @@ from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_te
 from launch.errors import ConfigError, InputError, StoppedError
 from launch.processes import rank, set_threads, world_size
 from launch.run import Run
-from launch.training import EpochOrder, initial_weights, is_due, learning_rate
+from launch.training import (
+    EpochOrder,
+    average_decay,
+    initial_weights,
+    is_due,
+    learning_rate,
+)
 from recap import artifacts
 from recap.artifacts import Images
 from recap.captioner.coca import LARGEST_LOGIT_SCALE, CoCa, group_by_length
@@ -140,7 +146,7 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
-            average.update(model, decay=average_decay(step, cfg))
+            average.update(model, decay=average_decay(step, decay=cfg.ema_decay))
 
             shown: dict[str, float] = {}
             if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
@@ -318,11 +324,6 @@ def build_optimizer(model: CoCa, *, weight_decay: float) -> torch.optim.AdamW:
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
-
-
-def average_decay(step: int, cfg: CaptionerTrainConfig) -> float:
-    """Return the average's decay, short at first so that initial weights are soon forgotten."""
-    return min(cfg.ema_decay, (1 + step) / (10 + step))
 
 
 def not_finite(step: int, sample_ids: Sequence[str]) -> StoppedError:

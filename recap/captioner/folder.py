@@ -61,19 +61,33 @@ def save_captioner(
     return [CONFIG, WEIGHTS, TOKENIZER, VALIDATION]
 
 
+def read_size(folder: Path) -> CaptionerSizeConfig:
+    """Read a captioner's size alone, without its weights.
+
+    Raises:
+        ArtifactError: The folder is incomplete or of another kind.
+    """
+    return CaptionerSizeConfig(**_read_config(folder)["size"])
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    read_manifest(folder, artifact=ARTIFACT, version=VERSION)
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    if config.get("architecture") != ARCHITECTURE:
+        raise ArtifactError(
+            f"{folder / CONFIG}: architecture is {config.get('architecture')!r}, expected "
+            f"{ARCHITECTURE!r}; make the captioner with `python -m recap train`."
+        )
+    return config
+
+
 def load_captioner(folder: Path) -> SavedCaptioner:
     """Read a captioner artifact; every weight must be there and none may be left over.
 
     Raises:
         ArtifactError: The folder is incomplete, of another kind, or its weights do not fit.
     """
-    read_manifest(folder, artifact=ARTIFACT, version=VERSION)
-    config = json.loads((folder / CONFIG).read_text())
-    if config.get("architecture") != ARCHITECTURE:
-        raise ArtifactError(
-            f"{folder / CONFIG}: architecture is {config.get('architecture')!r}, expected "
-            f"{ARCHITECTURE!r}; make the captioner with `python -m recap train`."
-        )
+    config = _read_config(folder)
     tokenizer = load_tokenizer(folder)
     size = CaptionerSizeConfig(**config["size"])
     model = CoCa(size, vocab_size=config["vocab_size"], special=tokenizer.special)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.training import EpochOrder, initial_weights, is_due, learning_rate
+from launch.training import EpochOrder, average_decay, initial_weights, is_due, learning_rate
 
 
 def order_of(num_rows: int, *, seed: int = 0, stream: str = "order") -> EpochOrder:
@@ -89,6 +89,11 @@ def test_a_short_training_reaches_its_peak_too() -> None:
         learning_rate(step, num_steps=40, peak=1.0, warmup_steps=5000) for step in range(1, 41)
     ]
     assert max(rates) > 0.99
+
+
+def test_the_average_forgets_the_initial_weights_soon() -> None:
+    assert average_decay(1, decay=0.99) < 0.2
+    assert average_decay(10_000, decay=0.99) == 0.99
 
 
 def test_something_due_every_so_many_samples_comes_that_often() -> None:

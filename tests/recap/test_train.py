@@ -27,7 +27,7 @@ from recap.config import (
     SplitConfig,
 )
 from recap.ingest import ingest
-from recap.train import average_decay, train
+from recap.train import train
 
 SIZE = CaptionerSizeConfig(
     image_size=16,
@@ -273,9 +273,3 @@ def test_settings_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         settings(world, **changes)
-
-
-def test_the_average_forgets_the_initial_weights_soon(world: Path) -> None:
-    cfg = settings(world, ema_decay=0.99)
-    assert average_decay(1, cfg) < 0.2
-    assert average_decay(10_000, cfg) == 0.99
