@@ -19,7 +19,7 @@ from launch.processes import set_threads, wait_for_everyone
 from launch.run import Run
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
-from recap.captioner.folder import read_size
+from recap.captioner.starting import note_start, size_of
 from recap.captioners import Caption, open_captioner
 from recap.config import CaptionConfig, GateConfig
 from recap.gates import broken_rules, stop_if_too_many
@@ -29,7 +29,7 @@ from recap.reading import pixel_groups
 def caption(cfg: CaptionConfig, run: Run) -> None:
     """Caption every picture of the chosen splits."""
     run.input("images", cfg.images, artifact=artifacts.IMAGES)
-    run.input("captioner", cfg.captioner, artifact=artifacts.CAPTIONER)
+    note_start(run, "captioner", cfg.captioner)
     images = artifacts.open_images(cfg.images)
     refuse_no_room(cfg)
     rows_of = rows_by_part(images, cfg.splits)
@@ -92,7 +92,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
 
 def refuse_no_room(cfg: CaptionConfig) -> None:
     """Refuse a shortest caption that the captioner's context has no room for."""
-    context_length = read_size(cfg.captioner).context_length
+    context_length = size_of(cfg.captioner).context_length
     longest = min(cfg.decode.max_tokens, context_length - 1)
     if cfg.decode.min_tokens >= longest:
         raise ConfigError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recap.captioner.coca import CoCa
 from recap.captioner.decode import Group, decode, group_size
-from recap.captioner.folder import load_captioner
+from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.config import DecodeConfig
 from recap.reading import PixelGroup
@@ -112,12 +112,12 @@ class CoCaCaptioner:
         return tokens
 
 
-def open_captioner(folder: Path, *, batch_size: int) -> Captioner:
-    """Return what the folder holds, ready to write captions on the CPU.
+def open_captioner(path: Path, *, batch_size: int) -> Captioner:
+    """Return a captioner, ready to write captions on the CPU.
 
     Args:
-        folder: Captioner artifact.
+        path: Captioner artifact, or public weights as `open_clip:NAME/TAG`.
         batch_size: Pictures written about at once.
     """
-    model, tokenizer = load_captioner(folder)
+    model, tokenizer = load_start(path)
     return CoCaCaptioner(model, tokenizer, batch_size=batch_size)

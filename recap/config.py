@@ -130,8 +130,21 @@ class AnnotateConfig:
 class CaptionerSizeConfig:
     """Size of a captioner trained from scratch."""
 
-    tower: Literal["conv", "vit"] = "conv"
-    """`conv`: a small convolutional stem and a transformer; `vit`: open_clip's ViT."""
+    tower: Literal["conv", "vit", "coca", "clip"] = "conv"
+    """`conv`: a small convolutional stem and a transformer; `vit`: open_clip's ViT; `coca` and
+    `clip`: the image tower of `image_model`, of a CoCa as it is, of a CLIP with a pooler behind."""
+
+    image_model: str | None = None
+    """Architecture in open_clip, for the towers `coca` and `clip`."""
+
+    image_quick_gelu: bool = False
+    """`image_model` has OpenAI's approximate GELU."""
+
+    pixel_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    """Brightness that is 0 to the image tower, of red, green and blue, in [0, 1]."""
+
+    pixel_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    """Brightness that is 1 to the image tower, counted from `pixel_mean`."""
 
     image_size: int = 32
     """Pixels a side that the image tower sees."""
@@ -140,7 +153,10 @@ class CaptionerSizeConfig:
     """Pixels a side of one image token."""
 
     width: int = 128
-    """Width of all three towers."""
+    """Width of the towers; `image_model` has its own."""
+
+    embed_dim: int | None = None
+    """Length of the contrastive features; None takes `width`."""
 
     num_heads: int = 4
     """Attention heads of every layer."""
@@ -163,6 +179,10 @@ class CaptionerSizeConfig:
     context_length: int = 96
     """Longest caption in tokens, start and end tokens included."""
 
+    cls_mask: Literal["exact", "shifted"] = "exact"
+    """What [CLS] sees: `exact` the caption and itself; `shifted` what it sees in open_clip 3.3.0,
+    which public weights were trained with."""
+
     vocab_size: int = 512
     """Size of the trained vocabulary (an upper bound; a small corpus may need less)."""
 
@@ -172,7 +192,12 @@ class CaptionerSizeConfig:
                 f"model.width must be a multiple of model.num_heads, got {self.width} and "
                 f"{self.num_heads}"
             )
-        if self.image_size % self.patch_size:
+        if (self.image_model is None) == (self.tower in ("coca", "clip")):
+            raise ConfigError(
+                f"model.image_model names the architecture of towers coca and clip alone, got "
+                f"{self.image_model!r} with tower {self.tower}"
+            )
+        if self.image_model is None and self.image_size % self.patch_size:
             raise ConfigError(
                 f"model.image_size must be a multiple of model.patch_size, got {self.image_size} "
                 f"and {self.patch_size}"
@@ -183,6 +208,16 @@ class CaptionerSizeConfig:
             )
         if self.context_length < 3:
             raise ConfigError(f"model.context_length must be at least 3, got {self.context_length}")
+        if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
+            raise ConfigError(
+                "model.pixel_mean and model.pixel_std must have three values, deviations above 0, "
+                f"got {self.pixel_mean} and {self.pixel_std}"
+            )
+
+    @property
+    def features(self) -> int:
+        """Length of the contrastive features."""
+        return self.width if self.embed_dim is None else self.embed_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +239,24 @@ class CaptionerTrainConfig:
     """Kind of caption learned: alt to pretrain, ssc or dsc to fine-tune."""
 
     init: Path | None = None
-    """Captioner to start from; None starts from scratch."""
+    """Captioner to start from: a folder, or public weights as `open_clip:NAME/TAG` or
+    `open_clip:NAME@FILE`; None starts from scratch."""
+
+    image_init: Path | None = None
+    """CLIP whose image tower a new captioner has, as `open_clip:NAME/TAG` or
+    `open_clip:NAME@FILE`."""
 
     model: CaptionerSizeConfig = field(default_factory=CaptionerSizeConfig)
     """Size of a new model; with `init` the starting captioner's own size is used instead."""
+
+    context_length: int | None = None
+    """Longest caption in tokens of a captioner started from `init`, if longer than its own."""
+
+    image_lr_scale: float = 1.0
+    """Learning rate of the image tower over that of the rest; 0 freezes it."""
+
+    image_layer_decay: float = 1.0
+    """Learning rate of each layer of the image tower over that of the layer after it."""
 
     samples: int
     """Pictures seen in training."""
@@ -267,6 +316,15 @@ class CaptionerTrainConfig:
             raise ConfigError(
                 "captioning_weight must be above 0 and contrastive_weight at least 0, got "
                 f"{self.captioning_weight:g} and {self.contrastive_weight:g}"
+            )
+        if self.init is not None and self.image_init is not None:
+            raise ConfigError("init and image_init: give one; a captioner has one image tower")
+        if self.init is None and self.context_length is not None:
+            raise ConfigError("context_length is for init; a new model has model.context_length")
+        if self.image_lr_scale < 0 or not 0 < self.image_layer_decay <= 1:
+            raise ConfigError(
+                "image_lr_scale must be at least 0 and image_layer_decay lie in (0, 1], got "
+                f"{self.image_lr_scale:g} and {self.image_layer_decay:g}"
             )
         require_share(self, "max_left_out_share")
         require_positive(
@@ -388,7 +446,7 @@ class CaptionConfig:
     """Images artifact."""
 
     captioner: Path
-    """Captioner artifact."""
+    """Captioner artifact, or public weights as `open_clip:NAME/TAG` or `open_clip:NAME@FILE`."""
 
     kind: str
     """Kind that the captions are stored under."""

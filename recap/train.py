@@ -32,8 +32,17 @@ from launch.training import (
 from recap import artifacts
 from recap.artifacts import Images
 from recap.captioner.coca import LARGEST_LOGIT_SCALE, CoCa, group_by_length
-from recap.captioner.folder import load_captioner, save_captioner
+from recap.captioner.folder import save_captioner
 from recap.captioner.objective import objective
+from recap.captioner.optimizer import build_optimizer, set_rate
+from recap.captioner.starting import (
+    extend_context,
+    find_public,
+    load_clip_tower,
+    load_start,
+    note_start,
+    with_clip_tower,
+)
 from recap.captioner.tokenizer import CaptionTokenizer, train_tokenizer
 from recap.captioner.validation import loss_and_retrieval, written_captions
 from recap.config import CaptionerTrainConfig
@@ -43,9 +52,6 @@ ALT = "alt"
 
 PIXELS_IN_MEMORY_GIB = 2.0
 """Pictures that fit into this are decoded once; more are decoded batch by batch."""
-
-BETAS = (0.9, 0.98)
-"""AdamW's, as CLIP and CoCa use them."""
 
 
 class Corpus(NamedTuple):
@@ -70,7 +76,9 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
     for path in cfg.tokenizer_texts:
         run.input("tokenizer_texts", path, artifact=artifacts.CAPTIONS)
     if cfg.init is not None:
-        run.input("init", cfg.init, artifact=artifacts.CAPTIONER)
+        note_start(run, "init", cfg.init)
+    if cfg.image_init is not None:
+        note_start(run, "image_init", cfg.image_init)
     if world_size() > 1:
         raise InputError(
             f"recap train works in one process, {world_size()} were started; start it without "
@@ -99,7 +107,12 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
     order = EpochOrder(cfg.seed, "captioner.order", keyed.words(sample_ids))
     text_numbers = number_texts(corpus.texts)
     pixels_of = pixel_source(images, corpus.rows, size=model.size.image_size)
-    optimizer = build_optimizer(model, weight_decay=cfg.weight_decay)
+    optimizer = build_optimizer(
+        model,
+        weight_decay=cfg.weight_decay,
+        image_lr_scale=cfg.image_lr_scale,
+        image_layer_decay=cfg.image_layer_decay,
+    )
     average = Average(model, cfg.ema_decay)
     checkpoints = Checkpoints(run.out / FOLDER)
     start = 0
@@ -127,8 +140,7 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
                 peak=cfg.lr,
                 warmup_steps=cfg.warmup_samples / cfg.batch_size,
             )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_rate(optimizer, lr)
 
             output = model(pixels, groups, with_features=cfg.contrastive_weight > 0)
             losses = objective(
@@ -297,8 +309,9 @@ def pixel_source(
 def build(images: Images, cfg: CaptionerTrainConfig) -> tuple[CaptionTokenizer, CoCa]:
     """Return vocabulary and model: those of `init`, or new ones made from the training texts."""
     if cfg.init is not None:
-        model, tokenizer = load_captioner(cfg.init)
-        return tokenizer, model
+        model, tokenizer = load_start(cfg.init)
+        longer = cfg.context_length
+        return tokenizer, model if longer is None else extend_context(model, longer)
     train_rows = images.rows("train")
     texts = [images.alt[row] for row in train_rows]
     is_train = {images.sample_ids[row] for row in train_rows}
@@ -308,22 +321,15 @@ def build(images: Images, cfg: CaptionerTrainConfig) -> tuple[CaptionTokenizer, 
             found = captions.texts(kind).items()
             texts += [text for sample_id, text in found if sample_id in is_train]
     tokenizer = train_tokenizer(texts, vocab_size=cfg.model.vocab_size)
+    size, tower = cfg.model, None
+    if cfg.image_init is not None:
+        tower = find_public(cfg.image_init)
+        size = with_clip_tower(size, tower)
     with initial_weights(cfg.seed, "captioner.init"):
-        model = CoCa(cfg.model, vocab_size=tokenizer.vocab_size, special=tokenizer.special)
+        model = CoCa(size, vocab_size=tokenizer.vocab_size, special=tokenizer.special)
+    if tower is not None:
+        load_clip_tower(model, tower)
     return tokenizer, model
-
-
-def build_optimizer(model: CoCa, *, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices and leaves embeddings, biases and scales alone."""
-    named = list(model.named_parameters())
-    is_matrix = [p.ndim >= 2 and "embedding" not in name for name, p in named]
-    decayed = [p for (_, p), yes in zip(named, is_matrix, strict=True) if yes]
-    others = [p for (_, p), yes in zip(named, is_matrix, strict=True) if not yes]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 
 
 def not_finite(step: int, sample_ids: Sequence[str]) -> StoppedError:
@@ -367,7 +373,7 @@ def validate(
         by_row = dict(zip(held_out.rows.tolist(), held_out.texts, strict=True))
         found["captions"] = measure(model, by_row)
     if cfg.init is not None:
-        found["alt_before"] = measure(load_captioner(cfg.init).model.eval(), alt)
+        found["alt_before"] = measure(load_start(cfg.init).model.eval(), alt)
     found["written"] = written_captions(
         model,
         tokenizer,

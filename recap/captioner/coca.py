@@ -19,23 +19,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from open_clip.transformer import (
-    AttentionalPooler,
-    LayerNorm,
     MultimodalTransformer,
     ResidualAttentionBlock,
     TextTransformer,
-    Transformer,
-    VisionTransformer,
 )
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recap.captioner.towers import ScalePixels, build_image_tower
 from recap.config import CaptionerSizeConfig
 
 INITIAL_TEMPERATURE = 0.07
@@ -196,92 +192,6 @@ def cross_attend(
     return finish_block(block, x, attended)
 
 
-# Image towers.
-
-
-class ConvTower(nn.Module):
-    """Convolutions that halve the picture until one cell is one token, then a transformer.
-
-    A patch embedding learns slowly which of its pixels are neighbours; at the few thousand steps of
-    a study on a laptop that decides whether captions become right at all. Outputs are those of
-    open_clip's ViT with tokens: a pooled feature and image tokens.
-    """
-
-    def __init__(self, size: CaptionerSizeConfig) -> None:
-        super().__init__()
-        num_halvings = size.patch_size.bit_length() - 1
-        # The last two layers have the full width: what tells a square from a ring is seen here.
-        widths = [
-            max(size.width >> max(num_halvings - n - 1, 0), 16) for n in range(1, num_halvings + 1)
-        ]
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, stride=2, padding=1), nn.GELU()]
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
-        layers.append(nn.Conv2d(widths[-1], size.width, 1))
-        self.stem = nn.Sequential(*layers)
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d):
-                # torch's own initialisation shrinks the signal in every layer; after four of them
-                # positions would drown the picture (its share of the tokens' spread was 6%).
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
-
-        num_cells = (size.image_size // size.patch_size) ** 2
-        scale = size.width**-0.5
-        self.positional_embedding = nn.Parameter(0.5 * torch.randn(num_cells, size.width))
-        self.ln_pre = LayerNorm(size.width)
-        self.transformer = Transformer(
-            width=size.width,
-            layers=size.image_layers,
-            heads=size.num_heads,
-            mlp_ratio=size.mlp_ratio,
-        )
-        self.ln_post = LayerNorm(size.width)
-        pooler = {"d_model": size.width, "context_dim": size.width, "n_head": size.num_heads}
-        self.attn_pool = (
-            AttentionalPooler(**pooler, n_queries=size.num_image_tokens)
-            if size.num_image_tokens
-            else nn.Identity()
-        )
-        self.attn_pool_contrastive = AttentionalPooler(**pooler, n_queries=1)
-        self.proj = nn.Parameter(scale * torch.randn(size.width, size.width))
-
-    def forward(
-        self, pixels: Float[Tensor, "B 3 H H"]
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B Q W"]]:
-        """Return the pooled feature and the image tokens."""
-        x = self.stem(pixels.contiguous(memory_format=torch.channels_last))
-        x = x.flatten(2).transpose(1, 2)  # B W h h -> B (h h) W
-        x = self.ln_pre(x + self.positional_embedding)
-        x = self.ln_post(self.transformer(x))
-        pooled = self.attn_pool_contrastive(x)[:, 0]
-        return pooled @ self.proj, self.attn_pool(x)
-
-
-def build_image_tower(size: CaptionerSizeConfig) -> nn.Module:
-    """Return the image tower that `size.tower` names."""
-    match size.tower:
-        case "conv":
-            return ConvTower(size)
-        case "vit":
-            return VisionTransformer(
-                image_size=size.image_size,
-                patch_size=size.patch_size,
-                width=size.width,
-                layers=size.image_layers,
-                heads=size.num_heads,
-                mlp_ratio=size.mlp_ratio,
-                attentional_pool=size.num_image_tokens > 0,
-                # The pooled feature is the first query, as in open_clip's CoCa.
-                attn_pooler_queries=size.num_image_tokens + 1,
-                attn_pooler_heads=size.num_heads,
-                output_dim=size.width,
-                output_tokens=True,
-            )
-        case _:
-            raise ValueError(f"model.tower is {size.tower!r}; known towers are: conv, vit")
-
-
 # The whole model.
 
 
@@ -297,6 +207,7 @@ class CoCa(nn.Module):
         super().__init__()
         self.size = size
         self.special = special
+        self.scale_pixels = ScalePixels(size.pixel_mean, size.pixel_std)
         self.visual = build_image_tower(size)
         self.text = TextTransformer(
             context_length=size.context_length,
@@ -305,7 +216,7 @@ class CoCa(nn.Module):
             heads=size.num_heads,
             layers=size.text_layers,
             mlp_ratio=size.mlp_ratio,
-            output_dim=size.width,
+            output_dim=size.features,
             embed_cls=True,
             correct_cls_mask=True,
             pad_id=special.pad,
@@ -325,7 +236,7 @@ class CoCa(nn.Module):
 
     def encode_image(self, pixels: UInt8[Tensor, "B H H 3"]) -> ImageOutput:
         """Look at pictures once; both their features and their captions need only this."""
-        features, tokens = self.visual(scale_pixels(pixels, dtype=self.logit_scale.dtype))
+        features, tokens = self.visual(self.scale_pixels(pixels))
         return ImageOutput(features=functional.normalize(features, dim=-1), tokens=tokens)
 
     def encode_text(
@@ -343,6 +254,12 @@ class CoCa(nn.Module):
             with_features: Also append [CLS] and return the contrastive features.
         """
         text = self.text
+        num_tokens = tokens.shape[1]
+        if with_features and self.size.cls_mask == "shifted":
+            # Behind every caption but one that fills the context stands padding, which is seen.
+            tokens = functional.pad(tokens, (0, 1), value=self.special.pad)
+            tokens = tokens[:, : text.context_length]
+            mask = functional.pad(mask, (0, 1))[:, : text.context_length]
         length = tokens.shape[1]
         x = text.token_embedding(tokens) + text.positional_embedding[:length]
         if not with_features:
@@ -355,11 +272,20 @@ class CoCa(nn.Module):
         # No real token sees padding, which stands behind it; only [CLS] needs the mask.
         visible = torch.ones(length + 1, length + 1, dtype=torch.bool, device=x.device).tril()
         visible = visible.expand(len(x), 1, -1, -1).clone()
-        visible[:, 0, -1, :-1] = mask
+        visible[:, 0, -1] = self._seen_by_cls(mask)
         for block in text.transformer.resblocks:
             x = self_attend(block, x, mask=visible)
         features = text.ln_final(x[:, -1]) @ text.text_projection
-        return TextOutput(features=functional.normalize(features, dim=-1), states=x[:, :-1])
+        return TextOutput(features=functional.normalize(features, dim=-1), states=x[:, :num_tokens])
+
+    def _seen_by_cls(self, mask: Bool[Tensor, "G L"]) -> Bool[Tensor, "G L+1"]:
+        """Return which tokens [CLS], the last of them, looks at: all real ones and itself.
+
+        Public weights were trained with a mask that stands one place to the right: their [CLS] sees
+        the first padding token, and itself only where there is none.
+        """
+        real = mask.new_ones(len(mask), 1)
+        return torch.cat([real, mask] if self.size.cls_mask == "shifted" else [mask, real], dim=1)
 
     def caption_logits(
         self, states: Float[Tensor, "G L W"], image_tokens: Float[Tensor, "G Q W"]
@@ -421,13 +347,6 @@ def initialise_decoder(decoder: MultimodalTransformer) -> None:
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(block.mlp.c_proj.weight, std=proj_std)
     nn.init.normal_(decoder.text_projection, std=width**-0.5)
-
-
-def scale_pixels(
-    pixels: UInt8[Tensor, "B H H 3"], *, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "B 3 H H"]:
-    """Bring stored bytes to [-1, 1], channels first."""
-    return pixels.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0
 
 
 def group_by_length(

@@ -1,8 +1,9 @@
-"""The captioner's vocabulary: byte-level BPE, trained on the captions themselves.
+"""The captioner's vocabulary: byte-level BPE, trained on the captions themselves, or CLIP's.
 
-Any text survives a round trip unchanged, letter case and leading spaces included, since
-regularities of captions are measured later. Nothing is cut here: captions longer than the context
-are the caller's to leave out and to count.
+Of a trained one, any text survives a round trip unchanged, letter case and leading spaces included,
+since regularities of captions are measured later. CLIP's, which public weights need, knows small
+letters and single spaces alone. Nothing is cut here: captions longer than the context are the
+caller's to leave out and to count.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from recap.captioner.coca import SpecialTokens
 
 PAD, START, END = "<pad>", "<start>", "<end>"
+CLIP_PAD, CLIP_START, CLIP_END = "!", "<start_of_text>", "<end_of_text>"
+"""CLIP pads with token 0, which is also an exclamation mark inside a word."""
+
 FILE_NAME = "tokenizer.json"
 
 BYTE_TOKENS = 256
 """Tokens for single bytes, which every vocabulary has; nothing is ever unknown."""
+
+CLIP_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""What CLIP takes for a word, before it looks for parts of it."""
+
+NO_SPACE_BEFORE = r" (?=[.,;:!?)](\s|$)|'(s|t|re|ve|m|ll|d)\b)"
+"""Spaces that CLIP's vocabulary puts where no one writes them."""
 
 
 class CaptionTokenizer:
@@ -29,9 +39,11 @@ class CaptionTokenizer:
         # "<end>" inside somebody's alt text is six letters, not the end. This setting is not
         # stored in tokenizer.json.
         tokenizer.encode_special_tokens = True
-        self.special = SpecialTokens(
-            pad=_id_of(tokenizer, PAD), start=_id_of(tokenizer, START), end=_id_of(tokenizer, END)
-        )
+        names = (PAD, START, END)
+        if tokenizer.token_to_id(CLIP_START) is not None:
+            names = (CLIP_PAD, CLIP_START, CLIP_END)
+        pad, start, end = (_id_of(tokenizer, name) for name in names)
+        self.special = SpecialTokens(pad=pad, start=start, end=end)
 
     @property
     def vocab_size(self) -> int:
@@ -77,6 +89,50 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> CaptionTokenize
         min_frequency=2,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    return CaptionTokenizer(tokenizer)
+
+
+def clip_tokenizer() -> CaptionTokenizer:
+    """Return CLIP's vocabulary of 49,408 tokens, from the copy that open_clip brings.
+
+    Unlike open_clip it repairs no broken encodings and undoes no HTML escapes, and "<end_of_text>"
+    in a text is a word.
+    """
+    from open_clip import SimpleTokenizer
+
+    theirs = SimpleTokenizer()
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=theirs.encoder,
+            merges=sorted(theirs.bpe_ranks, key=theirs.bpe_ranks.__getitem__),
+            end_of_word_suffix="</w>",
+        )
+    )
+    tokenizer.add_special_tokens([CLIP_START, CLIP_END])
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"[\u2018\u2019]"), "'"),
+            normalizers.Replace(Regex(r"[\u201c\u201d]"), '"'),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            normalizers.Lowercase(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CLIP_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.ByteLevel(),
+            decoders.Replace("</w>", " "),
+            decoders.Replace(Regex(NO_SPACE_BEFORE), ""),
+            decoders.Strip(" ", 0, 1),
+        ]
+    )
     return CaptionTokenizer(tokenizer)
 
 

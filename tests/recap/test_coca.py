@@ -16,7 +16,6 @@ from recap.captioner.coca import (
     CoCa,
     SpecialTokens,
     group_by_length,
-    scale_pixels,
 )
 from recap.config import CaptionerSizeConfig
 
@@ -88,7 +87,7 @@ def test_weights_and_outputs_are_those_of_open_clip_on_captions_that_fill_the_co
     other.text.correct_cls_mask = True
     groups = group_by_length(captions([14] * 3), num_groups=1, pad=0)
     mine = model(pixels(3), groups)
-    theirs = other(scale_pixels(pixels(3)), groups[0].tokens)
+    theirs = other(model.scale_pixels(pixels(3)), groups[0].tokens)
     torch.testing.assert_close(mine.image_features, theirs["image_features"])
     torch.testing.assert_close(mine.text_features, theirs["text_features"])
     torch.testing.assert_close(mine.captions[0].logits, theirs["logits"])

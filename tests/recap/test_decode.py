@@ -10,7 +10,7 @@ import torch
 from open_clip.coca_model import CoCa as OpenClipCoCa
 
 from recap.captioner.choose import WrittenCaption, drawn_token
-from recap.captioner.coca import CoCa, SpecialTokens, initialise_decoder, scale_pixels
+from recap.captioner.coca import CoCa, SpecialTokens, initialise_decoder
 from recap.captioner.decode import decode_batch
 from recap.config import CaptionerSizeConfig, DecodeConfig
 
@@ -255,7 +255,7 @@ def test_greedy_tokens_equal_those_of_open_clip_over_the_same_weights() -> None:
         vision_cfg=vision,
     ).eval()
     other.load_state_dict(model.state_dict(), strict=True)
-    images = scale_pixels(pixels)
+    images = model.scale_pixels(pixels)
     tokens = torch.full((len(pixels), 1), SPECIAL.start)
     for _ in range(size.context_length - 1):
         logits = other(images, tokens, output_labels=False)["logits"][:, -1]

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip import SimpleTokenizer
 
-from recap.captioner.tokenizer import CaptionTokenizer, load_tokenizer, train_tokenizer
+from recap.captioner.tokenizer import (
+    CaptionTokenizer,
+    clip_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
 
 CORPUS = ["a red circle at the top left", "Two small blue squares.", "a red ring"] * 4
 TOKENIZER = train_tokenizer(CORPUS, vocab_size=300)
@@ -65,3 +71,40 @@ def test_a_saved_vocabulary_reads_back(tmp_path: Path) -> None:
 def test_a_vocabulary_too_small_for_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 259"):
         train_tokenizer(CORPUS, vocab_size=200)
+
+
+CLIP, THEIRS = clip_tokenizer(), SimpleTokenizer()
+PLAIN = st.text(
+    st.sampled_from(" \n.,;:!?'\"-_()@#/0123456789abcdefgABCDEFGsStTéÜßñ日本語я\u2019\u201c"),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PLAIN)
+def test_clips_vocabulary_gives_the_tokens_that_open_clip_gives(text: str) -> None:
+    assert CLIP.encode([text])[0][1:-1] == THEIRS.encode(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a brown dog on a red sofa, and two cats.",
+        "a man's hat; it isn't new!",
+        "the sign says: stop (now)",
+        "café 日本 🎉",
+    ],
+)
+def test_captions_in_clips_vocabulary_read_as_people_write(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(CLIP.to_json())
+    for tokenizer in (CLIP, load_tokenizer(tmp_path)):
+        read = tokenizer.decode(tokenizer.encode([text])[0])
+        assert read.replace("( ", "(") == text
+
+
+def test_clips_special_tokens_are_those_of_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(CLIP.to_json())
+    for tokenizer in (CLIP, load_tokenizer(tmp_path)):
+        special = tokenizer.special
+        assert (special.pad, special.start, special.end) == (0, 49406, 49407)
+        assert tokenizer.vocab_size == 49408
