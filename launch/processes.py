@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from launch.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
 # The names that accelerate itself looks at, in its order.
@@ -39,6 +40,15 @@ def rank() -> int:
 def world_size() -> int:
     """Return how many processes work together, 1 when alone."""
     return max(1, _number(_SIZE_NAMES, default=1))
+
+
+def device() -> torch.device:
+    """Return where this process computes: its own GPU where there is one, else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available() or _is_true("ACCELERATE_USE_CPU"):
+        return torch.device("cpu")
+    return torch.device("cuda", _number(("LOCAL_RANK",), default=0))
 
 
 def wait_for_everyone() -> None:

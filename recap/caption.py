@@ -15,8 +15,9 @@ from jaxtyping import Int64
 
 from launch import parts
 from launch.errors import ConfigError, InputError
-from launch.processes import set_threads, wait_for_everyone
+from launch.processes import device, set_threads, wait_for_everyone
 from launch.run import Run
+from launch.stages import Stages
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
 from recap.captioner.starting import note_start, size_of
@@ -24,6 +25,13 @@ from recap.captioners import Caption, open_captioner
 from recap.config import CaptionConfig, GateConfig
 from recap.gates import broken_rules, stop_if_too_many
 from recap.reading import pixel_groups
+
+CODE = 1
+"""Version of decoding and gates; raised whenever the same settings give other captions or flags, so
+that captions of two versions are never mixed in one folder."""
+
+STORING = "gates and files"
+"""Name of the stage after a caption is written."""
 
 
 def caption(cfg: CaptionConfig, run: Run) -> None:
@@ -45,13 +53,17 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
             "pictures": num_pictures,
             "parts": len(rows_of),
             "decoding": cfg.decode.method,
-        }
+            "computing": f"on {device().type} in {cfg.precision}",
+        },
+        recipe={"device": device().type, "code": CODE},
     ):
         return
 
     set_threads(cfg.threads)
-    captioner = open_captioner(cfg.captioner, batch_size=cfg.batch_size)
-    names, finished = list(rows_of), Finished(run.out, cfg.gates)
+    captioner = open_captioner(
+        cfg.captioner, batch_size=cfg.batch_size, device=device(), precision=cfg.precision
+    )
+    names, finished, stages = list(rows_of), Finished(run.out, cfg.gates), Stages()
     with run.progress(num_pictures, label=f"caption {cfg.kind}") as progress:
         left = parts.pending(run.out, names)
         progress.resume(num_pictures - sum(len(rows_of[name]) for name in left))
@@ -64,19 +76,21 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
                 group_size=captioner.group_size,
                 num_workers=cfg.num_workers,
             )
+            groups = stages.waiting("waiting for pictures", progress.waiting(groups))
             stored = {}
-            for sample_id, found in captioner.write(
-                progress.waiting(groups), config=cfg.decode, seed=cfg.seed
-            ):
-                stored[sample_id] = gate(found, sample_id=sample_id, cfg=cfg)
-                progress.advance(1)
-            in_order = [stored[images.sample_ids[row]] for row in rows]
-            # The accepted captions last: their file is what makes the part complete.
-            artifacts.write_caption_part(
-                quarantine_of(run.out, name), [row for row in in_order if row.flags]
-            )
-            artifacts.write_caption_part(run.out / name, [row for row in in_order if not row.flags])
-            finished.look(names)
+            with stages.stage("writing words"):
+                for sample_id, found in captioner.write(
+                    groups, config=cfg.decode, seed=cfg.seed, stages=stages
+                ):
+                    with stages.stage(STORING):
+                        stored[sample_id] = gate(found, sample_id=sample_id, cfg=cfg)
+                        progress.advance(1)
+            with stages.stage(STORING):
+                store(run.out, name, [stored[images.sample_ids[row]] for row in rows])
+                finished.look(names)
+        run.log("stages", **stages.shares())
+        if run.is_main:
+            print(f"{run.verb}: {stages.line()}", flush=True)
 
     wait_for_everyone()
     finished.look(names, is_final=True)
@@ -125,6 +139,14 @@ def gate(found: Caption, *, sample_id: str, cfg: CaptionConfig) -> CaptionRow:
         mean_logprob=found.mean_logprob,
         flags=tuple(broken_rules(found.text, stop_reason=found.stop_reason, limits=cfg.gates)),
     )
+
+
+def store(out: Path, name: str, captions: Sequence[CaptionRow]) -> None:
+    """Write a part: gated captions first, since the accepted ones' file makes it complete."""
+    artifacts.write_caption_part(
+        quarantine_of(out, name), [caption for caption in captions if caption.flags]
+    )
+    artifacts.write_caption_part(out / name, [row for row in captions if not row.flags])
 
 
 def quarantine_of(out: Path, name: str) -> Path:

@@ -14,12 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from launch.stages import Stages
 from recap.captioner.coca import CoCa
 from recap.captioner.decode import Group, decode, group_size
 from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.config import DecodeConfig
 from recap.reading import PixelGroup
+
+LOOKING = "looking at pictures"
+"""Name of the stage that encodes pictures."""
 
 
 class Caption(NamedTuple):
@@ -47,9 +51,16 @@ class Captioner(Protocol):
         """Pictures that it takes together."""
 
     def write(
-        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int
+        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, stages: Stages
     ) -> Iterator[tuple[str, Caption]]:
-        """Yield sample_id and caption of every picture, in the order in which they finish."""
+        """Yield sample_id and caption of every picture, in the order in which they finish.
+
+        Args:
+            groups: Pictures, `group_size` together.
+            config: How tokens are chosen.
+            seed: Seed of sampling.
+            stages: Counts what time is spent looking at pictures.
+        """
 
 
 class CoCaCaptioner:
@@ -77,14 +88,16 @@ class CoCaCaptioner:
         return group_size(self.batch_size)
 
     def write(
-        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int
+        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, stages: Stages
     ) -> Iterator[tuple[str, Caption]]:
         """Yield sample_id and caption of every picture, in the order in which they finish."""
         model = self.model
 
         def encoded() -> Iterator[Group]:
             for group in groups:
-                yield Group(self._look_at(group), group.sample_ids)
+                with stages.stage(LOOKING):
+                    found = Group(self._look_at(group), group.sample_ids)
+                yield found
 
         for sample_id, caption in decode(
             model.text,
@@ -112,12 +125,22 @@ class CoCaCaptioner:
         return tokens
 
 
-def open_captioner(path: Path, *, batch_size: int) -> Captioner:
-    """Return a captioner, ready to write captions on the CPU.
+def open_captioner(
+    path: Path,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Captioner:
+    """Return a captioner, ready to write captions.
 
     Args:
         path: Captioner artifact, or public weights as `open_clip:NAME/TAG`.
         batch_size: Pictures written about at once.
+        device: Where it works.
+        precision: Of its weights and arithmetic; scores of tokens are compared in float32.
     """
     model, tokenizer = load_start(path)
-    return CoCaCaptioner(model, tokenizer, batch_size=batch_size)
+    return CoCaCaptioner(
+        model.to(device, getattr(torch, precision)), tokenizer, batch_size=batch_size
+    )

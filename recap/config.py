@@ -465,6 +465,9 @@ class CaptionConfig:
     batch_size: int = 256
     """Pictures written about at once; a multiple of 8, part of the recipe."""
 
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and arithmetic; in bfloat16 some captions get other words."""
+
     num_workers: int = 1
     """Threads that read pictures ahead; cannot change a byte of the result."""
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from launch.errors import ConfigError, InputError, StoppedError
 from launch.manifest import is_complete, read_manifest
 from launch.run import Run
+from launch.stages import Stages
 from recap import caption as module
 from recap.artifacts import open_captions, open_images
 from recap.caption import caption
@@ -202,7 +204,8 @@ def test_a_batch_size_that_is_no_multiple_of_8_is_refused(world: Path) -> None:
 
 
 def test_a_loaded_captioner_writes_text_for_pictures(world: Path) -> None:
-    captioner = open_captioner(world / "captioner", batch_size=8)
+    cpu = torch.device("cpu")
+    captioner = open_captioner(world / "captioner", batch_size=8, device=cpu)
     images = open_images(world / "images")
     groups = pixel_groups(
         images,
@@ -211,7 +214,9 @@ def test_a_loaded_captioner_writes_text_for_pictures(world: Path) -> None:
         group_size=captioner.group_size,
         num_workers=1,
     )
-    written = dict(captioner.write(groups, config=DecodeConfig(max_tokens=8), seed=0))
+    written = dict(
+        captioner.write(groups, config=DecodeConfig(max_tokens=8), seed=0, stages=Stages())
+    )
     assert set(written) == set(images.sample_ids[:3])
     assert all(isinstance(found.text, str) for found in written.values())
 
@@ -251,3 +256,33 @@ def test_two_processes_write_the_same_bytes_as_one(world: Path, captioned: Path)
     assert payload(out) == payload(captioned)
     assert read_manifest(out).digest == read_manifest(captioned).digest
     assert not (out / "scratch").exists()
+
+
+def test_it_says_where_the_time_went_and_what_bounds_it(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(settings(world), tmp_path / "captions")
+    line = next(line for line in capsys.readouterr().out.splitlines() if " time: " in line)
+    for stage in (
+        "writing words",
+        "looking at pictures",
+        "waiting for pictures",
+        "gates and files",
+    ):
+        assert stage in line
+    assert "the bottleneck is" in line
+
+
+def test_bfloat16_is_a_recipe_of_its_own(world: Path, captioned: Path, tmp_path: Path) -> None:
+    half = start(settings(world, precision="bfloat16"), tmp_path / "captions")
+    assert read_manifest(half).recipe["precision"] == "bfloat16"
+    assert read_manifest(half).counts["rows_in"] == read_manifest(captioned).counts["rows_in"]
+
+
+def test_captions_of_another_version_of_the_decoder_are_never_mixed_in(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = start(settings(world), tmp_path / "captions")
+    monkeypatch.setattr(module, "CODE", module.CODE + 1)
+    with pytest.raises(ConfigError, match="code"):
+        start(settings(world), out)
