@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
-from launch.errors import InputError
+from launch.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,12 +41,29 @@ def world_size() -> int:
     return max(1, _number(_SIZE_NAMES, default=1))
 
 
+def rank_slice(batch_size: int) -> slice:
+    """Give this process's slice of a global batch.
+
+    Raises:
+        ConfigError: The slices of all processes are not equal, or no multiple of 8.
+    """
+    if batch_size % (8 * world_size()):
+        raise ConfigError(
+            f"batch_size must be a multiple of 8 for each of {world_size()} processes, "
+            f"got {batch_size}"
+        )
+    each = batch_size // world_size()
+    return slice(rank() * each, (rank() + 1) * each)
+
+
 def wait_for_everyone() -> None:
     """Wait until every process has come to this point; alone, go on."""
     if world_size() > 1:
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        # Whoever makes it first decides for the whole process, and it does not look at the variable
+        # that an Accelerator looks at: on a CPU every process would believe to be alone.
+        PartialState(cpu=_is_true("ACCELERATE_USE_CPU")).wait_for_everyone()
 
 
 def _number(names: tuple[str, ...], *, default: int) -> int:

@@ -154,14 +154,14 @@ def test_a_killed_training_ends_in_the_same_bytes_as_one_never_killed(
         steps.append(1)
         if len(steps) == 4:
             raise Killed
-        return module_objective(*args, **kwargs)
+        return module_gradients(*args, **kwargs)
 
-    module_objective = module.objective
-    monkeypatch.setattr(module, "objective", die_in_the_fourth_step)
+    module_gradients = module.gradients
+    monkeypatch.setattr(module, "gradients", die_in_the_fourth_step)
     with pytest.raises(Killed):
         start(settings(world), world / "killed")
     assert not is_complete(world / "killed")
-    monkeypatch.setattr(module, "objective", module_objective)
+    monkeypatch.setattr(module, "gradients", module_gradients)
     start(settings(world), world / "killed")
     assert payload(world / "killed") == payload(base)
 
@@ -178,14 +178,14 @@ def test_how_often_training_logs_and_saves_is_no_part_of_the_recipe(
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_pictures(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.objective
+    real = module.gradients
 
     def no_number(*args: Any, **kwargs: Any) -> Any:
         losses = real(*args, **kwargs)
         return losses._replace(total=losses.total * float("nan"))
 
     stepped = []
-    monkeypatch.setattr(module, "objective", no_number)
+    monkeypatch.setattr(module, "gradients", no_number)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, **k: stepped.append(1))
     with pytest.raises(StoppedError, match=r"step 1, rank 0.*not finite") as error:
         start(settings(world), world / "nan")
