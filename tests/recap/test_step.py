@@ -14,7 +14,7 @@ from recap.captioner.step import Batch, gradients
 from recap.config import CaptionerSizeConfig, CaptionerTrainConfig
 
 VOCAB = 40
-NUM = 24
+NUM = 32
 
 
 def settings(**changes: Any) -> CaptionerTrainConfig:
@@ -62,7 +62,7 @@ def found(model: CoCa, cfg: CaptionerTrainConfig, **context: Any) -> tuple[Losse
     return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("microbatch", [8, 16])
+@pytest.mark.parametrize("microbatch", [8, 24])
 @pytest.mark.parametrize("contrastive_weight", [0.0, 1.0])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     microbatch: int, contrastive_weight: float

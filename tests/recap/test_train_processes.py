@@ -68,8 +68,7 @@ def work(world: Path, out: Path) -> None:
     training.start(cfg, out / "killed")
 
     whole = steps.batch()
-    here = rank_slice(len(whole.pixels) // 3 * 2)  # 24 pictures are no multiple of 8 for each
-    here = slice(here.start * 3 // 2, here.stop * 3 // 2)
+    here = rank_slice(len(whole.pixels))
     own = whole._replace(pixels=whole.pixels[here], captions=whole.captions[here], first=here.start)
     for name, changes in PASSES.items():
         model = steps.new_model()
