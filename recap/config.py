@@ -259,6 +259,10 @@ class CaptionerTrainConfig:
     validation_pictures: int = 512
     """Pictures of the test split on which the finished captioner is measured."""
 
+    validation_samples: int | None = None
+    """Pictures trained on between measurements of the averaged weights on the test split; None
+    measures the finished captioner alone."""
+
     checkpoint_samples: int = 12_800
     """Pictures between exact checkpoints."""
 
@@ -275,6 +279,8 @@ class CaptionerTrainConfig:
         require_multiple_of_8(self, "batch_size")
         if self.microbatch is not None:
             require_multiple_of_8(self, "microbatch")
+        if self.validation_samples is not None:
+            require_positive(self, "validation_samples")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay:g}")
         if self.captioning_weight <= 0 or self.contrastive_weight < 0:

@@ -17,6 +17,7 @@ from launch.errors import ConfigError, InputError
 from recap import artifacts
 from recap.artifacts import Images
 from recap.captioner.tokenizer import CaptionTokenizer
+from recap.captioner.validation import HeldOut
 from recap.config import CaptionerTrainConfig
 
 ALT = "alt"
@@ -139,3 +140,20 @@ def pixel_source(
         everything = torch.from_numpy(images.pixels(rows, size=size))
         return lambda places: everything[torch.from_numpy(places)]
     return lambda places: torch.from_numpy(images.pixels(rows[places], size=size))
+
+
+def read_held_out(images: Images, cfg: CaptionerTrainConfig, *, size: int) -> HeldOut:
+    """Return the pictures of the test split that a captioner is measured on, and their captions."""
+    rows = images.rows("test")[: cfg.validation_pictures]
+    captions = None
+    if cfg.kind != ALT:
+        corpus = read_corpus(images, cfg, split="test")
+        by_row = dict(zip(corpus.rows.tolist(), corpus.texts, strict=True))
+        captions = [by_row.get(row) for row in rows.tolist()]
+    return HeldOut(
+        sample_ids=[images.sample_ids[row] for row in rows],
+        pixels=torch.from_numpy(images.pixels(rows, size=size)),
+        alt=[images.alt[row] if images.alt[row].strip() else None for row in rows],
+        captions=captions,
+        claims=[images.claims[row] for row in rows],
+    )

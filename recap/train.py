@@ -6,9 +6,9 @@ is and how its loss is computed lies in `recap.captioner`; here is the loop.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -30,15 +30,16 @@ from recap.artifacts import Images
 from recap.captioner.coca import LARGEST_LOGIT_SCALE, CoCa
 from recap.captioner.folder import load_captioner, save_captioner
 from recap.captioner.gather import share_weights
+from recap.captioner.page import write_page
 from recap.captioner.step import Batch, gradients
 from recap.captioner.tokenizer import CaptionTokenizer, train_tokenizer
-from recap.captioner.validation import loss_and_retrieval, written_captions
+from recap.captioner.validation import alt_retrieval, figures, measure, on_alt
 from recap.config import CaptionerTrainConfig
 from recap.corpus import (
-    ALT,
     number_texts,
     pixel_source,
     read_corpus,
+    read_held_out,
     refuse_if_too_few,
     tokenize,
 )
@@ -89,13 +90,17 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
     share_weights(model)
     if cfg.checkpoint_activations:
         model.checkpoint_activations()
+    held_out = read_held_out(images, cfg, size=model.size.image_size)
+    before = None
+    if cfg.init is not None and run.is_main:  # and before the weights of a checkpoint come in
+        before = on_alt(model.eval(), tokenizer, held_out)
     optimizer = build_optimizer(model, weight_decay=cfg.weight_decay)
     average = Average(model, cfg.ema_decay)
     checkpoints = Checkpoints(run.out / FOLDER)
-    start = 0
+    start, curve = 0, []
     if (found := checkpoints.latest()) is not None:
         restore(found, model=model, optimizer=optimizer, average=average)
-        start = found.step
+        start, curve = found.step, found.state["curve"]
 
     model.train()
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.kind}") as progress:
@@ -141,21 +146,41 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
                     "lr": lr,
                 }
                 run.log("step", step=step, samples_seen=samples_seen, **shown)
+            is_measured = is_due(step, cfg.validation_samples, batch_size=cfg.batch_size)
+            if is_measured and step < num_steps and run.is_main:
+                # A copy, so that nothing of the training is touched. The other processes wait in
+                # their next step.
+                averaged = copy.deepcopy(model).eval()
+                average.copy_to(averaged)
+                measured = figures(measure(averaged, tokenizer, held_out))
+                curve.append({"samples_seen": samples_seen, **measured})
+                run.log("validation", step=step, samples_seen=samples_seen, **measured)
+                shown |= {f"test_{name}": value for name, value in measured.items()}
             progress.advance(cfg.batch_size, step=step, **shown)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
             if is_saved and step < num_steps and run.is_main:
                 tensors = training_tensors(model=model, optimizer=optimizer, average=average)
-                checkpoints.save(step, tensors, {"samples_seen": samples_seen})
+                checkpoints.save(step, tensors, {"samples_seen": samples_seen, "curve": curve})
 
     if run.is_main:
         average.copy_to(model)
+        validation = measure(model.eval(), tokenizer, held_out)
+        last = {"samples_seen": num_steps * cfg.batch_size, **figures(validation)}
+        run.log("validation", step=num_steps, **last)
+        if before is not None:
+            validation["alt_before"] = before
+        if cfg.validation_samples is not None:
+            validation["curve"] = [*curve, last]
         parts = save_captioner(
             run.out,
             weights=model.state_dict(),
             size=model.size,
             tokenizer=tokenizer,
-            validation=validate(model.eval(), tokenizer, images=images, cfg=cfg),
+            validation=validation,
         )
+        parts.append(write_page(run.out, validation, held_out, kind=cfg.kind))
+        if (line := alt_retrieval(validation)) is not None:
+            print(f"recap train: {line}")
         run.finish(
             artifact=artifacts.CAPTIONER,
             version=artifacts.VERSION,
@@ -229,47 +254,3 @@ def not_finite(step: int, sample_ids: Sequence[str]) -> StoppedError:
         "touched. Lower lr, or look at the batch's pictures and captions: "
         + " ".join(sorted(sample_ids))
     )
-
-
-# What came out.
-
-
-def validate(
-    model: CoCa, tokenizer: CaptionTokenizer, *, images: Images, cfg: CaptionerTrainConfig
-) -> dict[str, Any]:
-    """Measure the captioner on pictures of the test split.
-
-    Returns:
-        `captions`: loss and retrieval on held-out captions of the kind, where there are any;
-        `alt` and `alt_before`: the same on alt text, now and before a fine-tune, which tells what
-        it did to the contrastive towers; `written`: captions it writes, compared with held-out
-        ones and, where it is known, with the truth.
-    """
-    rows = images.rows("test")[: cfg.validation_pictures]
-    if not len(rows):
-        return {"num_pictures": 0}
-    pixels = torch.from_numpy(images.pixels(rows, size=model.size.image_size))
-
-    def measure(captioner: CoCa, texts: Mapping[int, str]) -> dict[str, Any]:
-        places = [place for place, row in enumerate(rows.tolist()) if row in texts]
-        chosen = [texts[int(rows[place])] for place in places]
-        return loss_and_retrieval(captioner, tokenizer, pixels[places], chosen)
-
-    alt = {int(row): images.alt[row] for row in rows if images.alt[row].strip()}
-    found: dict[str, Any] = {"num_pictures": len(rows), "split": "test", "alt": measure(model, alt)}
-    by_row = alt
-    if cfg.kind != ALT:
-        held_out = read_corpus(images, cfg, split="test")
-        by_row = dict(zip(held_out.rows.tolist(), held_out.texts, strict=True))
-        found["captions"] = measure(model, by_row)
-    if cfg.init is not None:
-        found["alt_before"] = measure(load_captioner(cfg.init).model.eval(), alt)
-    found["written"] = written_captions(
-        model,
-        tokenizer,
-        pixels,
-        sample_ids=[images.sample_ids[row] for row in rows],
-        claims=[images.claims[row] for row in rows],
-        references=[by_row.get(row) for row in rows.tolist()],
-    )
-    return found
