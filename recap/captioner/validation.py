@@ -85,13 +85,21 @@ def _on_texts(
 
 
 def figures(found: dict[str, Any]) -> dict[str, float]:
-    """Pick what a curve over a training shows out of a measurement; what is unknown is left out."""
-    said = found.get("captions", found.get("alt", {}))
+    """Pick what a curve over a training shows out of a measurement; what is unknown is left out.
+
+    Retrieval is of captions by their picture. A fine-tune's has `alt_retrieval_at_1` beside it:
+    what is left of the skill that its base learned on alt text.
+    """
+    alt = found.get("alt", {})
+    said = found.get("captions", alt)
     written = found.get("written", {})
     claims = written.get("claims", {}).get("all", {})
     picked = {
         "captioning_loss": said.get("captioning_loss"),
         "retrieval_at_1": said.get("retrieval_at_1", {}).get("image_to_text"),
+        "alt_retrieval_at_1": (
+            alt.get("retrieval_at_1", {}).get("image_to_text") if said is not alt else None
+        ),
         "cider_d": written.get("overlap", {}).get("cider_d"),
         "bleu_4": written.get("overlap", {}).get("bleu_4"),
         "claims_precision": claims.get("precision"),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from recap.captioner.page import write_page
-from recap.captioner.validation import HeldOut
+from recap.captioner.validation import HeldOut, figures
 
 RETRIEVAL = {"image_to_text": 0.5, "text_to_image": 0.25, "chance": 0.125, "num_pictures": 2}
 FOUND: dict[str, Any] = {
@@ -72,3 +72,15 @@ def test_a_world_without_test_pictures_has_a_page(tmp_path: Path) -> None:
     nothing = HeldOut([], torch.zeros(0, 4, 4, 3, dtype=torch.uint8), [], None, [])
     write_page(tmp_path, {"num_pictures": 0}, nothing, kind="alt")
     assert "0 pictures" in (tmp_path / "validation.html").read_text()
+
+
+def test_a_fine_tune_has_the_retrieval_of_alt_text_beside_its_own() -> None:
+    own = {"captioning_loss": 0.5, "retrieval_at_1": {**RETRIEVAL, "image_to_text": 0.875}}
+    found = figures({**FOUND, "captions": own})
+    assert (found["retrieval_at_1"], found["alt_retrieval_at_1"]) == (0.875, 0.5)
+    assert "alt_retrieval_at_1" not in figures(FOUND)
+
+
+def test_what_is_not_known_is_left_out_of_the_curve() -> None:
+    assert figures({"num_pictures": 0}) == {}
+    assert set(figures(FOUND)) == {"captioning_loss", "retrieval_at_1"}

@@ -51,7 +51,7 @@ def work(world: Path, out: Path) -> None:
 
     set_threads(1)
     Accelerator.end_training = lambda self: None  # there is more to do
-    cfg = training.settings(world)
+    cfg = training.settings(world, validation_samples=32)
     real, steps_done = module.gradients, []
 
     def die_in_the_fourth_step(*args: Any, **kwargs: Any) -> Any:
