@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
-from launch.errors import InputError
+from launch.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +46,34 @@ def device() -> torch.device:
     """Return where this process computes: its own GPU where there is one, else the CPU."""
     import torch
 
-    if not torch.cuda.is_available() or _is_true("ACCELERATE_USE_CPU"):
+    if _stays_on_cpu():
         return torch.device("cpu")
     return torch.device("cuda", _number(("LOCAL_RANK",), default=0))
+
+
+def _stays_on_cpu() -> bool:
+    """Say whether to compute on the CPU: because that was asked for, or for want of a GPU.
+
+    accelerate must be told, or processes without a GPU each believe to be alone.
+    """
+    import torch
+
+    return _is_true("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+
+
+def rank_slice(batch_size: int) -> slice:
+    """Give this process's slice of a global batch.
+
+    Raises:
+        ConfigError: The slices of all processes are not equal, or no multiple of 8.
+    """
+    if batch_size % (8 * world_size()):
+        raise ConfigError(
+            f"batch_size must be a multiple of 8 for each of {world_size()} processes, "
+            f"got {batch_size}"
+        )
+    each = batch_size // world_size()
+    return slice(rank() * each, (rank() + 1) * each)
 
 
 def wait_for_everyone() -> None:
@@ -56,7 +81,8 @@ def wait_for_everyone() -> None:
     if world_size() > 1:
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        # Whoever makes it first decides for the whole process.
+        PartialState(cpu=_stays_on_cpu()).wait_for_everyone()
 
 
 def _number(names: tuple[str, ...], *, default: int) -> int:
@@ -110,7 +136,7 @@ def accelerator(
             number of processes is not the one that the launcher announced.
     """
     asked = [name for variable, name in _STRATEGIES.items() if _is_true(variable)]
-    on_cpu = cpu or _is_true("ACCELERATE_USE_CPU")
+    on_cpu = cpu or _stays_on_cpu()
     if asked and on_cpu:
         raise _not_what_was_asked(asked[0], "plain data parallelism, because the CPU is used")
     if precision not in _MIXED:
@@ -119,7 +145,7 @@ def accelerator(
     from accelerate import Accelerator
 
     made = Accelerator(
-        cpu=cpu,
+        cpu=on_cpu,
         mixed_precision=_MIXED[precision],
         gradient_accumulation_steps=gradient_accumulation_steps,
     )

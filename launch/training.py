@@ -94,6 +94,11 @@ def average_decay(step: int, *, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def is_due(step: int, every_samples: int, *, batch_size: int) -> bool:
-    """Say whether this step, counted from 1, completes another `every_samples` samples."""
+def is_due(step: int, every_samples: int | None, *, batch_size: int) -> bool:
+    """Say whether this step, counted from 1, completes another `every_samples` samples.
+
+    None is never due.
+    """
+    if every_samples is None:
+        return False
     return step * batch_size // every_samples > (step - 1) * batch_size // every_samples

@@ -262,7 +262,19 @@ class CaptionerTrainConfig:
     """Pictures seen in training."""
 
     batch_size: int = 128
-    """Pictures per step over all processes; a multiple of 8."""
+    """Pictures per step over all processes; a multiple of 8 for each of them."""
+
+    microbatch: int | None = None
+    """Pictures that a process puts through the model at once, a multiple of 8; None: all of its
+    part of the batch. The contrastive loss is of the whole batch either way; two forward passes are
+    the price."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass; weights, averages and sums stay float32."""
+
+    checkpoint_activations: bool = False
+    """Keep only the inputs of each layer and compute the rest again in the backward pass: less
+    memory, about a third more time, the same gradients."""
 
     lr: float = 1e-3
     """Peak learning rate."""
@@ -296,6 +308,10 @@ class CaptionerTrainConfig:
     validation_pictures: int = 512
     """Pictures of the test split on which the finished captioner is measured."""
 
+    validation_samples: int | None = None
+    """Pictures trained on between measurements of the averaged weights on the test split; None
+    measures the finished captioner alone."""
+
     checkpoint_samples: int = 12_800
     """Pictures between exact checkpoints."""
 
@@ -310,6 +326,10 @@ class CaptionerTrainConfig:
 
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
+        if self.microbatch is not None:
+            require_multiple_of_8(self, "microbatch")
+        if self.validation_samples is not None:
+            require_positive(self, "validation_samples")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay:g}")
         if self.captioning_weight <= 0 or self.contrastive_weight < 0:

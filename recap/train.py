@@ -2,25 +2,21 @@
 
 The weights, the vocabulary and a first measurement become a captioner artifact. What a captioner
 is and how its loss is computed lies in `recap.captioner`; here is the loop.
-
-N pictures with a caption, B pictures of a step, H height and width of a picture
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
 
 from launch import keyed
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
-from launch.errors import ConfigError, InputError, StoppedError
-from launch.processes import rank, set_threads, world_size
+from launch.errors import InputError, StoppedError
+from launch.processes import accelerator as make_accelerator
+from launch.processes import rank, rank_slice, set_threads, world_size
 from launch.run import Run
 from launch.training import (
     EpochOrder,
@@ -31,10 +27,11 @@ from launch.training import (
 )
 from recap import artifacts
 from recap.artifacts import Images
-from recap.captioner.coca import LARGEST_LOGIT_SCALE, CoCa, group_by_length
+from recap.captioner.coca import LARGEST_LOGIT_SCALE, CoCa
 from recap.captioner.folder import save_captioner
-from recap.captioner.objective import objective
+from recap.captioner.gather import share_weights
 from recap.captioner.optimizer import build_optimizer, set_rate
+from recap.captioner.page import write_page
 from recap.captioner.starting import (
     extend_context,
     find_public,
@@ -43,29 +40,18 @@ from recap.captioner.starting import (
     note_start,
     with_clip_tower,
 )
+from recap.captioner.step import Batch, gradients
 from recap.captioner.tokenizer import CaptionTokenizer, train_tokenizer
-from recap.captioner.validation import loss_and_retrieval, written_captions
+from recap.captioner.validation import alt_retrieval, figures, measure, on_alt
 from recap.config import CaptionerTrainConfig
-
-ALT = "alt"
-"""The kind that comes with the pictures; every other one is read from captions artifacts."""
-
-PIXELS_IN_MEMORY_GIB = 2.0
-"""Pictures that fit into this are decoded once; more are decoded batch by batch."""
-
-
-class Corpus(NamedTuple):
-    """Pictures of a split with the caption of one kind that each has."""
-
-    rows: Int64[np.ndarray, "N"]
-    """Row numbers in the images artifact, ascending."""
-
-    texts: list[str]
-    num_in: int
-    """Pictures of the split for which the kind's source has a row, empty texts included."""
-
-    left_out: dict[str, int]
-    """Of those, pictures that are not trained on, by reason."""
+from recap.corpus import (
+    number_texts,
+    pixel_source,
+    read_corpus,
+    read_held_out,
+    refuse_if_too_few,
+    tokenize,
+)
 
 
 def train(cfg: CaptionerTrainConfig, run: Run) -> None:
@@ -79,11 +65,7 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
         note_start(run, "init", cfg.init)
     if cfg.image_init is not None:
         note_start(run, "image_init", cfg.image_init)
-    if world_size() > 1:
-        raise InputError(
-            f"recap train works in one process, {world_size()} were started; start it without "
-            "accelerate and give it more threads (threads=N)."
-        )
+    here = rank_slice(cfg.batch_size)
     images = artifacts.open_images(cfg.images)
     corpus = read_corpus(images, cfg, split="train")
     tokenizer, model = build(images, cfg)
@@ -98,7 +80,10 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
             "vocabulary": tokenizer.vocab_size,
             "samples": f"{cfg.samples:,} in {num_steps:,} steps of {cfg.batch_size}",
+            "processes": world_size(),
         },
+        # Each computes its part of a sum, and a sum depends on its parts.
+        recipe={"num_processes": world_size()},
     ):
         return
 
@@ -107,6 +92,16 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
     order = EpochOrder(cfg.seed, "captioner.order", keyed.words(sample_ids))
     text_numbers = number_texts(corpus.texts)
     pixels_of = pixel_source(images, corpus.rows, size=model.size.image_size)
+    accelerator = make_accelerator(precision=cfg.precision)
+    refuse_sharding(accelerator.distributed_type.value)
+    model.to(accelerator.device)
+    share_weights(model)
+    if cfg.checkpoint_activations:
+        model.checkpoint_activations()
+    held_out = read_held_out(images, cfg, size=model.size.image_size)
+    before = None
+    if cfg.init is not None and run.is_main:  # and before the weights of a checkpoint come in
+        before = on_alt(model.eval(), tokenizer, held_out)
     optimizer = build_optimizer(
         model,
         weight_decay=cfg.weight_decay,
@@ -115,10 +110,10 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
     )
     average = Average(model, cfg.ema_decay)
     checkpoints = Checkpoints(run.out / FOLDER)
-    start = 0
+    start, curve = 0, []
     if (found := checkpoints.latest()) is not None:
         restore(found, model=model, optimizer=optimizer, average=average)
-        start = found.step
+        start, curve = found.step, found.state["curve"]
 
     model.train()
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.kind}") as progress:
@@ -127,13 +122,13 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             samples_seen = step * cfg.batch_size
             with progress.wait():
                 places = order.batch(step, batch_size=cfg.batch_size).rows
-                pixels = pixels_of(places)
-            groups = group_by_length(
-                [captions[place] for place in places],
-                num_groups=cfg.num_length_groups,
-                pad=model.special.pad,
-                longest=model.size.context_length,
-            )
+                batch = Batch(
+                    pixels=pixels_of(places[here]).to(accelerator.device),
+                    captions=[captions[place] for place in places[here]],
+                    first=here.start,
+                    text_ids=text_numbers[places].to(accelerator.device),
+                    num_tokens=sum(len(captions[place]) - 1 for place in places),
+                )
             lr = learning_rate(
                 step,
                 num_steps=num_steps,
@@ -142,18 +137,11 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             )
             set_rate(optimizer, lr)
 
-            output = model(pixels, groups, with_features=cfg.contrastive_weight > 0)
-            losses = objective(
-                output,
-                captioning_weight=cfg.captioning_weight,
-                contrastive_weight=cfg.contrastive_weight,
-                text_ids=text_numbers[places],
-            )
-            losses.total.backward()
+            losses = gradients(model, batch, cfg, autocast=accelerator.autocast)
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             # The one look at a number in every step: a bad one must not reach the weights.
             if not torch.isfinite(losses.total + grad_norm):
-                raise not_finite(step, [sample_ids[place] for place in places])
+                raise not_finite(step, [sample_ids[place] for place in places[here]])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
@@ -170,137 +158,56 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
                     "lr": lr,
                 }
                 run.log("step", step=step, samples_seen=samples_seen, **shown)
+            is_measured = is_due(step, cfg.validation_samples, batch_size=cfg.batch_size)
+            if is_measured and step < num_steps and run.is_main:
+                # A copy, so that nothing of the training is touched. The other processes wait in
+                # their next step.
+                averaged = copy.deepcopy(model).eval()
+                average.copy_to(averaged)
+                measured = figures(measure(averaged, tokenizer, held_out))
+                curve.append({"samples_seen": samples_seen, **measured})
+                run.log("validation", step=step, samples_seen=samples_seen, **measured)
+                shown |= {f"test_{name}": value for name, value in measured.items()}
             progress.advance(cfg.batch_size, step=step, **shown)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
-            if is_saved and step < num_steps:
+            if is_saved and step < num_steps and run.is_main:
                 tensors = training_tensors(model=model, optimizer=optimizer, average=average)
-                checkpoints.save(step, tensors, {"samples_seen": samples_seen})
+                checkpoints.save(step, tensors, {"samples_seen": samples_seen, "curve": curve})
 
-    average.copy_to(model)
-    parts = save_captioner(
-        run.out,
-        weights=model.state_dict(),
-        size=model.size,
-        tokenizer=tokenizer,
-        validation=validate(model.eval(), tokenizer, images=images, cfg=cfg),
-    )
-    run.finish(
-        artifact=artifacts.CAPTIONER,
-        version=artifacts.VERSION,
-        counts={
-            "rows_in": corpus.num_in,
-            "rows_out": len(corpus.rows),
-            "samples_seen": num_steps * cfg.batch_size,
-            "steps": num_steps,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        },
-        rejected=corpus.left_out,
-        parts=parts,
-    )
-
-
-# What is trained on.
-
-
-def read_corpus(images: Images, cfg: CaptionerTrainConfig, *, split: str) -> Corpus:
-    """Return the pictures of a split that have a caption of the kind; empty ones are counted.
-
-    Raises:
-        ConfigError: A kind other than alt names no captions artifact.
-        InputError: Two artifacts have a caption of the same picture.
-    """
-    rows = images.rows(split)
-    if cfg.kind == ALT:
-        texts = {int(row): images.alt[row] for row in rows}
-    else:
-        if not cfg.captions:
-            raise ConfigError(
-                f"kind={cfg.kind} needs captions=[DIR], a captions artifact that has that kind; "
-                "make one with `python -m recap annotate`."
-            )
-        is_wanted = set(rows.tolist())
-        texts = {}
-        for path in cfg.captions:
-            for sample_id, text in artifacts.open_captions(path).texts(cfg.kind).items():
-                row = _row_of(images, sample_id, path=path)
-                if row in texts:
-                    raise InputError(
-                        f"{path}: picture {sample_id} has a {cfg.kind} caption in another of the "
-                        "artifacts of captions=[...], too; give each picture's caption once."
-                    )
-                if row in is_wanted:
-                    texts[row] = text
-    kept = sorted(row for row, text in texts.items() if text.strip())
-    return Corpus(
-        rows=np.array(kept, dtype=np.int64),
-        texts=[texts[row] for row in kept],
-        num_in=len(texts),
-        left_out={"empty_text": len(texts) - len(kept)},
-    )
-
-
-def _row_of(images: Images, sample_id: str, *, path: object) -> int:
-    try:
-        return images.row_of(sample_id)
-    except KeyError:
-        raise InputError(
-            f"{path}: has a caption of picture {sample_id}, which {images.folder} has not; the "
-            "captions were written for other pictures."
-        ) from None
-
-
-def tokenize(
-    corpus: Corpus, tokenizer: CaptionTokenizer, *, context_length: int
-) -> tuple[Corpus, list[list[int]]]:
-    """Turn texts into tokens once; captions that do not fit are left out and counted.
-
-    A cut caption would teach that captions may stop anywhere.
-    """
-    captions = tokenizer.encode(corpus.texts)
-    fits = [n for n, tokens in enumerate(captions) if len(tokens) <= context_length]
-    left_out = {**corpus.left_out, "longer_than_context": len(captions) - len(fits)}
-    kept = Corpus(
-        rows=corpus.rows[fits],
-        texts=[corpus.texts[n] for n in fits],
-        num_in=corpus.num_in,
-        left_out=left_out,
-    )
-    return kept, [captions[n] for n in fits]
-
-
-def refuse_if_too_few(corpus: Corpus, cfg: CaptionerTrainConfig) -> None:
-    """Refuse to train where too many pictures are left out, or too few are left."""
-    num_left_out = sum(corpus.left_out.values())
-    if num_left_out > cfg.max_left_out_share * corpus.num_in:
-        reasons = ", ".join(f"{name} {num:,}" for name, num in corpus.left_out.items())
-        raise InputError(
-            f"{cfg.images}: {num_left_out:,} of {corpus.num_in:,} {cfg.kind} captions of the "
-            f"training split cannot be used ({reasons}); at most "
-            f"max_left_out_share={cfg.max_left_out_share:g} may be left out. Raise "
-            "model.context_length, or the limit."
+    if run.is_main:
+        average.copy_to(model)
+        validation = measure(model.eval(), tokenizer, held_out)
+        last = {"samples_seen": num_steps * cfg.batch_size, **figures(validation)}
+        run.log("validation", step=num_steps, **last)
+        if before is not None:
+            validation["alt_before"] = before
+        if cfg.validation_samples is not None:
+            validation["curve"] = [*curve, last]
+        parts = save_captioner(
+            run.out,
+            weights=model.state_dict(),
+            size=model.size,
+            tokenizer=tokenizer,
+            validation=validation,
         )
-    if len(corpus.rows) < cfg.batch_size:
-        raise InputError(
-            f"{cfg.images}: {len(corpus.rows):,} pictures of the training split have a usable "
-            f"{cfg.kind} caption, and a batch takes {cfg.batch_size}. Give a smaller batch_size "
-            "or more captions."
+        parts.append(write_page(run.out, validation, held_out, kind=cfg.kind))
+        if (line := alt_retrieval(validation)) is not None:
+            print(f"recap train: {line}")
+        run.finish(
+            artifact=artifacts.CAPTIONER,
+            version=artifacts.VERSION,
+            counts={
+                "rows_in": corpus.num_in,
+                "rows_out": len(corpus.rows),
+                "samples_seen": num_steps * cfg.batch_size,
+                "steps": num_steps,
+                "parameters": sum(p.numel() for p in model.parameters()),
+            },
+            rejected=corpus.left_out,
+            parts=parts,
         )
-
-
-def number_texts(texts: Sequence[str]) -> Int64[Tensor, "N"]:
-    """Give equal texts equal numbers."""
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
-
-
-def pixel_source(
-    images: Images, rows: Int64[np.ndarray, "N"], *, size: int
-) -> Callable[[Int64[np.ndarray, "B"]], UInt8[Tensor, "B H H 3"]]:
-    """Return a function from places in `rows` to pictures, decoded once where they fit."""
-    if len(rows) * size * size * 3 <= PIXELS_IN_MEMORY_GIB * 2**30:
-        everything = torch.from_numpy(images.pixels(rows, size=size))
-        return lambda places: everything[torch.from_numpy(places)]
-    return lambda places: torch.from_numpy(images.pixels(rows[places], size=size))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 # The model and its steps.
@@ -332,6 +239,20 @@ def build(images: Images, cfg: CaptionerTrainConfig) -> tuple[CaptionTokenizer, 
     return tokenizer, model
 
 
+def refuse_sharding(strategy: str) -> None:
+    """Refuse strategies that divide the model itself, of which this loop knows nothing.
+
+    Raises:
+        InputError: It names the strategy that the launcher asked for.
+    """
+    if strategy in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
+        raise InputError(
+            f"recap train keeps a whole captioner in every process, and {strategy} was asked for. "
+            "Start it with launch/accelerate/gpu_8.yaml; if memory is short, set microbatch or "
+            "checkpoint_activations=true."
+        )
+
+
 def not_finite(step: int, sample_ids: Sequence[str]) -> StoppedError:
     """Say which pictures were in the batch whose loss is no number."""
     return StoppedError(
@@ -339,47 +260,3 @@ def not_finite(step: int, sample_ids: Sequence[str]) -> StoppedError:
         "touched. Lower lr, or look at the batch's pictures and captions: "
         + " ".join(sorted(sample_ids))
     )
-
-
-# What came out.
-
-
-def validate(
-    model: CoCa, tokenizer: CaptionTokenizer, *, images: Images, cfg: CaptionerTrainConfig
-) -> dict[str, Any]:
-    """Measure the captioner on pictures of the test split.
-
-    Returns:
-        `captions`: loss and retrieval on held-out captions of the kind, where there are any;
-        `alt` and `alt_before`: the same on alt text, now and before a fine-tune, which tells what
-        it did to the contrastive towers; `written`: captions it writes, compared with held-out
-        ones and, where it is known, with the truth.
-    """
-    rows = images.rows("test")[: cfg.validation_pictures]
-    if not len(rows):
-        return {"num_pictures": 0}
-    pixels = torch.from_numpy(images.pixels(rows, size=model.size.image_size))
-
-    def measure(captioner: CoCa, texts: Mapping[int, str]) -> dict[str, Any]:
-        places = [place for place, row in enumerate(rows.tolist()) if row in texts]
-        chosen = [texts[int(rows[place])] for place in places]
-        return loss_and_retrieval(captioner, tokenizer, pixels[places], chosen)
-
-    alt = {int(row): images.alt[row] for row in rows if images.alt[row].strip()}
-    found: dict[str, Any] = {"num_pictures": len(rows), "split": "test", "alt": measure(model, alt)}
-    by_row = alt
-    if cfg.kind != ALT:
-        held_out = read_corpus(images, cfg, split="test")
-        by_row = dict(zip(held_out.rows.tolist(), held_out.texts, strict=True))
-        found["captions"] = measure(model, by_row)
-    if cfg.init is not None:
-        found["alt_before"] = measure(load_start(cfg.init).model.eval(), alt)
-    found["written"] = written_captions(
-        model,
-        tokenizer,
-        pixels,
-        sample_ids=[images.sample_ids[row] for row in rows],
-        claims=[images.claims[row] for row in rows],
-        references=[by_row.get(row) for row in rows.tolist()],
-    )
-    return found

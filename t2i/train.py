@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
-from launch.errors import ArtifactError, ConfigError, StoppedError
+from launch.errors import ArtifactError, StoppedError
 from launch.manifest import SCRATCH, Manifest
 from launch.processes import accelerator as make_accelerator
-from launch.processes import rank, set_threads, world_size
+from launch.processes import rank, rank_slice, set_threads
 from launch.run import Run
 from launch.training import is_due, learning_rate
 from recap.artifacts import CAPTIONS, IMAGES, open_captions, open_images
@@ -182,11 +182,7 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
                 f"{manifest.folder}: was encoded from images {was[:12]}, but images={cfg.images} "
                 f"is {images.digest[:12]}. Encode these pictures, or name the ones encoded."
             )
-    if cfg.batch_size % (8 * world_size()):
-        raise ConfigError(
-            f"batch_size must be a multiple of 8 for each of {world_size()} processes, "
-            f"got {cfg.batch_size}"
-        )
+    rank_slice(cfg.batch_size)  # refused before anything is written
     data = join(
         images=open_images(cfg.images),
         captions=[open_captions(folder) for folder in cfg.captions],
@@ -226,12 +222,6 @@ def some_states(states: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "M D"]:
 def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
     """Give the evenly spaced steps whose averages are kept; the last is the model itself."""
     return {round(num_steps * i / num_snapshots) for i in range(1, num_snapshots)} - {0, num_steps}
-
-
-def rank_slice(batch_size: int) -> slice:
-    """Give this process's slice of the global batch."""
-    each = batch_size // world_size()
-    return slice(rank() * each, (rank() + 1) * each)
 
 
 def prepare(

@@ -17,9 +17,9 @@ H height and width of a picture, V vocabulary
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -30,6 +30,7 @@ from open_clip.transformer import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from recap.captioner.towers import ScalePixels, build_image_tower
 from recap.config import CaptionerSizeConfig
@@ -233,6 +234,20 @@ class CoCa(nn.Module):
         )
         initialise_decoder(self.text_decoder)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / INITIAL_TEMPERATURE)))
+        self._is_checkpointed = False
+
+    def checkpoint_activations(self) -> None:
+        """Let every transformer block keep its input alone, and work again in the backward pass."""
+        self._is_checkpointed = True
+        self.visual.set_grad_checkpointing(True)
+
+    def _run(
+        self, attend: Callable[..., Tensor], block: ResidualAttentionBlock, x: Tensor, **seen: Any
+    ) -> Tensor:
+        if not self._is_checkpointed:
+            return attend(block, x, **seen)
+        # Nothing in a block is random.
+        return checkpoint(attend, block, x, use_reentrant=False, preserve_rng_state=False, **seen)
 
     def encode_image(self, pixels: UInt8[Tensor, "B H H 3"]) -> ImageOutput:
         """Look at pictures once; both their features and their captions need only this."""
@@ -264,7 +279,7 @@ class CoCa(nn.Module):
         x = text.token_embedding(tokens) + text.positional_embedding[:length]
         if not with_features:
             for block in text.transformer.resblocks:
-                x = self_attend(block, x, mask=None)
+                x = self._run(self_attend, block, x, mask=None)
             return TextOutput(features=None, states=x)
 
         cls = (text.cls_emb + text.positional_embedding[-1]).expand(len(x), 1, -1)
@@ -274,7 +289,7 @@ class CoCa(nn.Module):
         visible = visible.expand(len(x), 1, -1, -1).clone()
         visible[:, 0, -1] = self._seen_by_cls(mask)
         for block in text.transformer.resblocks:
-            x = self_attend(block, x, mask=visible)
+            x = self._run(self_attend, block, x, mask=visible)
         features = text.ln_final(x[:, -1]) @ text.text_projection
         return TextOutput(features=functional.normalize(features, dim=-1), states=x[:, :num_tokens])
 
@@ -294,8 +309,8 @@ class CoCa(nn.Module):
         decoder = self.text_decoder
         x = states
         for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
-            x = self_attend(block, x, mask=None)
-            x = cross_attend(cross, x, image_tokens=image_tokens)
+            x = self._run(self_attend, block, x, mask=None)
+            x = self._run(cross_attend, cross, x, image_tokens=image_tokens)
         return decoder.ln_final(x) @ decoder.text_projection
 
     def forward(

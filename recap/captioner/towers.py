@@ -72,6 +72,10 @@ class ConvTower(nn.Module):
         self.attn_pool_contrastive = AttentionalPooler(**pooler, n_queries=1)
         self.proj = nn.Parameter(scale * torch.randn(size.width, size.features))
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the inputs of the transformer's blocks alone, as open_clip's towers do."""
+        self.transformer.grad_checkpointing = enable
+
     def forward(
         self, pixels: Float[Tensor, "B 3 H H"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B Q W"]]:
@@ -117,6 +121,10 @@ class ClipTower(nn.Module):
         """Return the pooled feature and the image tokens."""
         features, tokens = self._look(pixels)
         return features, self.attn_pool(tokens)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the inputs of the tower's blocks alone."""
+        self.clip.set_grad_checkpointing(enable)
 
     def train(self, mode: bool = True) -> ClipTower:
         """Switch everything to training but batch statistics, which stay those of the CLIP."""

@@ -9,7 +9,7 @@ B pictures, H height and width of a picture
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -18,6 +18,7 @@ from torch import Tensor
 from recap.captioner.coca import CoCa, group_by_length
 from recap.captioner.decode import decode_batch
 from recap.captioner.objective import captioning_loss_sum, retrieval_at_1
+from recap.captioner.step import on_device
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.claims import AXES, Claim, Tally, compare, read
 from recap.config import DecodeConfig
@@ -28,6 +29,96 @@ NUM_EXAMPLES = 8
 
 BATCH_SIZE = 128
 """Pictures looked at together; their number changes no result beyond rounding."""
+
+
+class HeldOut(NamedTuple):
+    """Pictures that no captioner is trained on; all fields are of one length."""
+
+    sample_ids: list[str]
+    pixels: UInt8[Tensor, "B H H 3"]
+    alt: list[str | None]
+    """Alt text, None where it is empty."""
+
+    captions: list[str | None] | None
+    """Captions of the kind that is learned, where a picture has one; None when that is alt text."""
+
+    claims: list[Sequence[Claim] | None]
+    """What is true of each, where that is known."""
+
+
+def measure(model: CoCa, tokenizer: CaptionTokenizer, held_out: HeldOut) -> dict[str, Any]:
+    """Measure a captioner, which is in evaluation mode, on held-out pictures.
+
+    Returns:
+        `alt`: loss and retrieval on alt text; `captions`: the same on captions of the kind that is
+        learned, where that is another; `written`: captions it writes, compared with held-out ones
+        and, where it is known, with the truth.
+    """
+    if not held_out.sample_ids:
+        return {"num_pictures": 0}
+    found: dict[str, Any] = {"num_pictures": len(held_out.sample_ids), "split": "test"}
+    found["alt"] = on_alt(model, tokenizer, held_out)
+    if held_out.captions is not None:
+        found["captions"] = _on_texts(model, tokenizer, held_out, held_out.captions)
+    found["written"] = written_captions(
+        model,
+        tokenizer,
+        held_out.pixels,
+        sample_ids=held_out.sample_ids,
+        claims=held_out.claims,
+        references=held_out.captions or held_out.alt,
+    )
+    return found
+
+
+def on_alt(model: CoCa, tokenizer: CaptionTokenizer, held_out: HeldOut) -> dict[str, Any]:
+    """Return loss and retrieval on alt text, which a fine-tune is not trained on."""
+    return _on_texts(model, tokenizer, held_out, held_out.alt)
+
+
+def _on_texts(
+    model: CoCa, tokenizer: CaptionTokenizer, held_out: HeldOut, texts: Sequence[str | None]
+) -> dict[str, Any]:
+    places = [place for place, text in enumerate(texts) if text is not None]
+    chosen = [text for text in texts if text is not None]
+    return loss_and_retrieval(model, tokenizer, held_out.pixels[places], chosen)
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """Pick what a curve over a training shows out of a measurement; what is unknown is left out.
+
+    Retrieval is of captions by their picture. A fine-tune's has `alt_retrieval_at_1` beside it:
+    what is left of the skill that its base learned on alt text.
+    """
+    alt = found.get("alt", {})
+    said = found.get("captions", alt)
+    written = found.get("written", {})
+    claims = written.get("claims", {}).get("all", {})
+    picked = {
+        "captioning_loss": said.get("captioning_loss"),
+        "retrieval_at_1": said.get("retrieval_at_1", {}).get("image_to_text"),
+        "alt_retrieval_at_1": (
+            alt.get("retrieval_at_1", {}).get("image_to_text") if said is not alt else None
+        ),
+        "cider_d": written.get("overlap", {}).get("cider_d"),
+        "bleu_4": written.get("overlap", {}).get("bleu_4"),
+        "claims_precision": claims.get("precision"),
+        "claims_recall": claims.get("recall"),
+    }
+    return {name: value for name, value in picked.items() if value is not None}
+
+
+def alt_retrieval(found: dict[str, Any]) -> str | None:
+    """Say in one line what a fine-tune did to the contrastive towers; None if that is not known."""
+    before, after = (found.get(name, {}).get("retrieval_at_1") for name in ("alt_before", "alt"))
+    if before is None or after is None:
+        return None
+    return (
+        "retrieval at 1 of held-out alt text  "
+        f"by picture {before['image_to_text']:.3f} before -> {after['image_to_text']:.3f} after  "
+        f"by text {before['text_to_image']:.3f} before -> {after['text_to_image']:.3f} after  "
+        f"(chance {after['chance']:.3f}, {after['num_pictures']:,} pictures)"
+    )
 
 
 @torch.inference_mode()
@@ -44,6 +135,7 @@ def loss_and_retrieval(
     captions = tokenizer.encode(texts)
     fits = [n for n, tokens in enumerate(captions) if len(tokens) <= model.size.context_length]
     losses, num_tokens, image_features, text_features = 0.0, 0, [], []
+    device = model.logit_scale.device
     for begin in range(0, len(fits), BATCH_SIZE):
         rows = fits[begin : begin + BATCH_SIZE]
         groups = group_by_length(
@@ -52,11 +144,11 @@ def loss_and_retrieval(
             pad=model.special.pad,
             longest=model.size.context_length,
         )
-        output = model(pixels[rows], groups)
+        output = model(pixels[rows].to(device), on_device(groups, device))
         losses += sum(captioning_loss_sum(group).item() for group in output.captions)
         num_tokens += sum(int(group.mask.sum()) for group in output.captions)
-        image_features.append(output.image_features)
-        text_features.append(output.text_features)
+        image_features.append(output.image_features.cpu())
+        text_features.append(output.text_features.cpu())
     found: dict[str, Any] = {"num_texts": len(fits), "num_too_long": len(texts) - len(fits)}
     if fits:
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
@@ -92,7 +184,7 @@ def written_captions(
     texts: list[str] = []
     num_unfinished = 0
     image_tokens = [
-        model.encode_image(pixels[begin : begin + BATCH_SIZE]).tokens
+        model.encode_image(pixels[begin : begin + BATCH_SIZE].to(model.logit_scale.device)).tokens
         for begin in range(0, len(pixels), BATCH_SIZE)
     ]
     for caption in decode_batch(

@@ -21,7 +21,8 @@ RECIPES = sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))
 
 TWO = """
 import torch
-from launch.processes import accelerator, rank, set_threads, world_size
+from launch.processes import accelerator, rank, set_threads, wait_for_everyone, world_size
+wait_for_everyone()  # as a run does before anything else
 set_threads(2)
 print(torch.get_num_threads())
 set_threads(1)

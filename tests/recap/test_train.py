@@ -104,6 +104,7 @@ def test_pretraining_leaves_a_captioner_that_loads(base: Path) -> None:
         "model.safetensors",
         "tokenizer.json",
         "validation.json",
+        "validation.html",
     }
     assert manifest.counts["samples_seen"] == 64
     model, tokenizer = load_captioner(base)
@@ -122,7 +123,9 @@ def test_rows_in_are_rows_out_and_those_left_out(base: Path, world: Path) -> Non
     assert sum(manifest.rejected.values()) == num_empty
 
 
-def test_a_fine_tune_starts_from_its_base_and_keeps_its_vocabulary(world: Path, base: Path) -> None:
+def test_a_fine_tune_starts_from_its_base_and_keeps_its_vocabulary(
+    world: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = settings(world, kind="dsc", init=base, captions=[world / "corpus"], samples=16, lr=1e-6)
     out = start(cfg, world / "dsc")
     assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
@@ -132,6 +135,10 @@ def test_a_fine_tune_starts_from_its_base_and_keeps_its_vocabulary(world: Path, 
     assert read_manifest(out).counts["rows_in"] == 40
     validation = json.loads((out / "validation.json").read_text())
     assert set(validation) >= {"alt", "alt_before", "captions", "written"}
+    before = json.loads((base / "validation.json").read_text())["alt"]
+    assert validation["alt_before"] == before
+    said = f"by picture {before['retrieval_at_1']['image_to_text']:.3f} before -> "
+    assert said in capsys.readouterr().out
     assert set(validation["written"]["claims"]) == {
         "objects",
         "number_place",
@@ -154,16 +161,61 @@ def test_a_killed_training_ends_in_the_same_bytes_as_one_never_killed(
         steps.append(1)
         if len(steps) == 4:
             raise Killed
-        return module_objective(*args, **kwargs)
+        return module_gradients(*args, **kwargs)
 
-    module_objective = module.objective
-    monkeypatch.setattr(module, "objective", die_in_the_fourth_step)
+    module_gradients = module.gradients
+    monkeypatch.setattr(module, "gradients", die_in_the_fourth_step)
     with pytest.raises(Killed):
         start(settings(world), world / "killed")
     assert not is_complete(world / "killed")
-    monkeypatch.setattr(module, "objective", module_objective)
+    monkeypatch.setattr(module, "gradients", module_gradients)
     start(settings(world), world / "killed")
     assert payload(world / "killed") == payload(base)
+
+
+@pytest.fixture(scope="module")
+def measured(world: Path) -> Path:
+    """The same training, measured on its way."""
+    return start(settings(world, validation_samples=16), world / "measured")
+
+
+def test_measuring_a_training_changes_no_bit_of_it(base: Path, measured: Path) -> None:
+    assert payload(measured)["model.safetensors"] == payload(base)["model.safetensors"]
+
+
+def test_a_training_measured_on_its_way_leaves_its_curve(base: Path, measured: Path) -> None:
+    validation = json.loads((measured / "validation.json").read_text())
+    curve = validation.pop("curve")
+    assert [point["samples_seen"] for point in curve] == [16, 32, 48, 64]
+    assert set(curve[0]) >= {"captioning_loss", "retrieval_at_1", "cider_d", "bleu_4"}
+    assert curve[-1]["captioning_loss"] == validation["alt"]["captioning_loss"]
+    assert validation == json.loads((base / "validation.json").read_text())
+
+
+def test_the_log_has_what_was_measured_under_way(measured: Path) -> None:
+    lines = map(json.loads, (measured / "run.log.jsonl").read_text().splitlines())
+    steps = [line["step"] for line in lines if line["event"] == "validation"]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_killed_training_resumes_with_the_curve_so_far(
+    world: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = []
+
+    def die_at_the_third_point(*args: Any, **kwargs: Any) -> Any:
+        points.append(1)
+        if len(points) == 3:
+            raise Killed
+        return module_measure(*args, **kwargs)
+
+    module_measure = module.measure
+    cfg = settings(world, validation_samples=16)
+    monkeypatch.setattr(module, "measure", die_at_the_third_point)
+    with pytest.raises(Killed):
+        start(cfg, world / "killed_measuring")
+    monkeypatch.setattr(module, "measure", module_measure)
+    assert payload(start(cfg, world / "killed_measuring")) == payload(measured)
 
 
 def test_how_often_training_logs_and_saves_is_no_part_of_the_recipe(
@@ -178,14 +230,14 @@ def test_how_often_training_logs_and_saves_is_no_part_of_the_recipe(
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_pictures(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.objective
+    real = module.gradients
 
     def no_number(*args: Any, **kwargs: Any) -> Any:
         losses = real(*args, **kwargs)
         return losses._replace(total=losses.total * float("nan"))
 
     stepped = []
-    monkeypatch.setattr(module, "objective", no_number)
+    monkeypatch.setattr(module, "gradients", no_number)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, **k: stepped.append(1))
     with pytest.raises(StoppedError, match=r"step 1, rank 0.*not finite") as error:
         start(settings(world), world / "nan")
@@ -266,6 +318,8 @@ def test_one_picture_with_two_captions_of_the_kind_is_refused(
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"captioning_weight": 0.0}, "captioning_weight"),
         ({"num_length_groups": 0}, "num_length_groups"),
+        ({"microbatch": 12}, "microbatch"),
+        ({"validation_samples": 0}, "validation_samples"),
     ],
 )
 def test_settings_out_of_range_are_refused(

@@ -1,0 +1,159 @@
+"""Training a captioner on two processes: the gradient of one, exact resume, one that writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launch.errors import ConfigError, InputError
+from launch.manifest import is_complete
+from recap.train import refuse_sharding
+
+sys.path.insert(0, str(Path(__file__).parent))
+import test_step as steps
+import test_train as training
+
+ROOT = Path(__file__).resolve().parents[2]
+world = training.world
+
+PASSES: dict[str, dict[str, Any]] = {
+    "at once": {},
+    "in parts": {"microbatch": 8},
+    "without contrast": {"contrastive_weight": 0.0},
+}
+"""Settings under which the two processes compute the gradient of one batch."""
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests/recap")
+import test_train_processes as both
+both.work(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def work(world: Path, out: Path) -> None:
+    """What each of the two processes does; starting them is the dearest part of these tests."""
+    from accelerate import Accelerator
+    from safetensors.torch import save_file
+
+    from launch.processes import rank, rank_slice, set_threads
+    from recap import train as module
+
+    set_threads(1)
+    Accelerator.end_training = lambda self: None  # there is more to do
+    cfg = training.settings(world, validation_samples=32)
+    real, steps_done = module.gradients, []
+
+    def die_in_the_fourth_step(*args: Any, **kwargs: Any) -> Any:
+        steps_done.append(1)
+        if len(steps_done) == 4:
+            raise training.Killed
+        return real(*args, **kwargs)
+
+    module.gradients = die_in_the_fourth_step
+    with pytest.raises(training.Killed):
+        training.start(cfg, out / "killed")
+    module.gradients = real
+    training.start(cfg, out / "undisturbed")
+    training.start(cfg, out / "killed")
+
+    whole = steps.batch()
+    here = rank_slice(len(whole.pixels))
+    own = whole._replace(pixels=whole.pixels[here], captions=whole.captions[here], first=here.start)
+    for name, changes in PASSES.items():
+        model = steps.new_model()
+        losses = steps.gradients(model, own, steps.settings(**changes))
+        tensors = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        save_file({**tensors, "losses": torch.stack(losses)}, out / f"{name} {rank()}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes filled."""
+    out = tmp_path_factory.mktemp("two")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    shared = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(world), str(out)],
+            cwd=ROOT,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return out
+
+
+def log(folder: Path, event: str) -> list[dict[str, Any]]:
+    lines = (folder / "run.log.jsonl").read_text().splitlines()
+    return [found for found in map(json.loads, lines) if found["event"] == event]
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_of_two_processes_has_the_gradient_of_the_whole_batch(
+    done: Path, name: str, rank: int
+) -> None:
+    # In float64, so that whatever is left out or counted twice would show.
+    losses, by_name = steps.found(steps.new_model(), steps.settings(**PASSES[name]))
+    found = load_file(done / f"{name} {rank}.safetensors")
+    torch.testing.assert_close(found, {**by_name, "losses": torch.stack(losses)})
+
+
+def test_two_processes_killed_and_started_again_end_in_the_same_bytes(done: Path) -> None:
+    assert training.payload(done / "killed") == training.payload(done / "undisturbed")
+
+
+def test_two_processes_lower_the_loss_as_one_does(world: Path, done: Path, tmp_path: Path) -> None:
+    alone = log(training.start(training.settings(world), tmp_path / "alone"), "step")
+    together = log(done / "undisturbed", "step")
+    assert len(together) == len(alone) == 4
+    for name in ("loss", "captioning", "contrastive", "grad"):
+        mine, theirs = ([step[name] for step in run] for run in (together, alone))
+        assert mine[0] == pytest.approx(theirs[0], rel=1e-5)
+        assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def test_only_the_first_process_writes(done: Path) -> None:
+    assert is_complete(done / "undisturbed")
+    assert len(log(done / "undisturbed", "started")) == 1
+    assert [step["step"] for step in log(done / "undisturbed", "step")] == [1, 2, 3, 4]
+
+
+def test_a_batch_that_processes_cannot_share_evenly_is_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="multiple of 8 for each of 4 processes, got 16"):
+        training.start(training.settings(world), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_dividing_the_model_itself_is_refused() -> None:
+    with pytest.raises(InputError, match="whole captioner in every process, and FSDP"):
+        refuse_sharding("FSDP")
