@@ -5,13 +5,12 @@ sample to sample. Agreement needs no truth and no other model.
 
 Source: Manakul et al. 2023, "SelfCheckGPT", arXiv:2303.08896, section 5.3: there a smoothed n-gram
 model of the samples gives a sentence's mean log-probability. Here it is the share of samples that
-hold each content word and each pair of neighbouring content words, which needs no smoothing, stays
-within [0, 1], and sees which noun an adjective stands before.
+hold each content word and each run of two or three neighbouring content words, which needs no
+smoothing, stays within [0, 1], and sees which noun an adjective stands before.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -25,6 +24,9 @@ _CUT: Final = re.compile(
 )
 
 _WORD: Final = re.compile(r"\w+")
+
+LONGEST_RUN: Final = 3
+"""Content words of the longest run that samples are asked for."""
 
 _LISTED: Final = """
 a an the this that these those it its they them their there here he she his her of in on at to by
@@ -51,20 +53,20 @@ def content_words(text: str) -> list[str]:
 
 
 def content_grams(text: str) -> set[tuple[str, ...]]:
-    """Return the content words and the pairs of neighbouring content words of a text.
+    """Return the runs of one to three neighbouring content words of a text.
 
-    Pairs do not reach across a cut between sentences.
+    A run does not reach across a cut between sentences.
     """
     grams: set[tuple[str, ...]] = set()
     for part in sentences(text):
         words = content_words(part)
-        grams.update((word,) for word in words)
-        grams.update(itertools.pairwise(words))
+        for length in range(1, LONGEST_RUN + 1):
+            grams.update(tuple(words[i : i + length]) for i in range(len(words) - length + 1))
     return grams
 
 
 def agreement(sentence: str, samples: Sequence[set[tuple[str, ...]]]) -> float:
-    """Return the mean share of samples that hold each content word and pair of a sentence.
+    """Return the mean share of samples that hold each run of content words of a sentence.
 
     Args:
         sentence: What is checked.

@@ -21,7 +21,7 @@ from eval.report_figures import (
 
 
 def draw_calibration(hallucination: Mapping[str, Any], folder: Path) -> Drawing | None:
-    """Draw mean truth over mean held-out estimate, a panel per kind whose truth is known.
+    """Draw mean truth over mean held-out estimate, a panel per kind whose known truth varies.
 
     Args:
         hallucination: `hallucination.json` of a captions report.
@@ -30,7 +30,7 @@ def draw_calibration(hallucination: Mapping[str, Any], folder: Path) -> Drawing 
     known = {
         kind: found["known"]["sets"]
         for kind, found in hallucination.get("kinds", {}).items()
-        if found["known"] is not None
+        if found["known"] is not None and _varies(found["known"]["sets"])
     }
     if not known:
         return None
@@ -68,3 +68,7 @@ def draw_calibration(hallucination: Mapping[str, Any], folder: Path) -> Drawing 
             panel.set_ylabel("true share")
         alt = "True share of false claims over the held-out estimate, in bins of equally many"
         return write_drawing(figure, folder, "calibration", alt=alt)
+
+
+def _varies(sets: Mapping[str, Any]) -> bool:
+    return any(of_set["correlation"]["pearson"] is not None for of_set in sets.values())

@@ -33,7 +33,7 @@ MIN_CAPTIONS = 50
 """Captions with known truth below which nothing is fitted."""
 
 PENALTY = 1.0
-"""Half the squared length of the slopes weighs as much as this many claims."""
+"""Weight of half the squared length of the slopes, beside a weight of 1 for each caption."""
 
 Floats = Float[np.ndarray, " N"]
 
@@ -125,12 +125,12 @@ def by_caption(
 def fit(
     x: Float[np.ndarray, "N F"], *, false: Floats, claims: Floats, signals: Sequence[str]
 ) -> dict[str, Any]:
-    """Fit the share of false claims by a logistic regression, each claim one trial.
+    """Fit the share of false claims by a logistic regression.
 
     Args:
         x: Signals of every caption.
         false: Claims of each that are not true.
-        claims: Claims of each.
+        claims: Claims of each, its weight in the fit; 1 and a share as `false` weigh all equally.
         signals: Names of the columns.
 
     Returns:
@@ -288,7 +288,8 @@ def assess(
         if not set(names) <= signals.keys():
             continue
         x = np.column_stack([signals[name][use] for name in names])
-        known = {"false": false[use], "claims": claims[use]}
+        # Captions weigh equally, as in every mean over captions.
+        known = {"false": truth, "claims": np.ones(len(truth))}
         estimates = held_out(x, ids=ids[use], **known)
         best[use] = estimates  # the last set is the richest
         sets[" and ".join(names)] = {

@@ -35,7 +35,7 @@ def test_cutting_loses_no_content_word(text: str) -> None:
     assert together == joined
 
 
-def test_content_leaves_function_words_out_and_pairs_stay_in_a_sentence() -> None:
+def test_content_leaves_function_words_out_and_runs_stay_in_a_sentence() -> None:
     assert content_words("There is a Red ring on the left") == ["red", "ring", "left"]
     assert content_grams("a red ring. A box") == {
         ("red",), ("ring",), ("box",), ("red", "ring"),
@@ -48,13 +48,13 @@ def test_a_sentence_agrees_wholly_with_itself_and_not_with_another() -> None:
     assert agreement(said, [content_grams("two blue boxes")]) == 0.0
 
 
-def test_agreement_is_the_mean_share_of_samples_over_words_and_pairs() -> None:
+def test_agreement_is_the_mean_share_of_samples_over_runs_of_words() -> None:
     samples = [content_grams("a red ring"), content_grams("a blue ring")]
     # red in one of two, ring in both, "red ring" in one: (1/2 + 1 + 1/2) / 3
     assert agreement("a red ring", samples) == pytest.approx(2 / 3)
 
 
-def test_a_pair_sees_which_noun_an_adjective_stands_before() -> None:
+def test_a_run_sees_which_noun_an_adjective_stands_before() -> None:
     right, swapped = content_grams("a red ring and a blue box"), "a blue ring and a red box"
     assert agreement("a red ring and a blue box", [right]) == 1.0
     assert agreement(swapped, [right]) < 1.0

@@ -152,7 +152,7 @@ def test_the_estimate_finds_what_samples_do_not_repeat(hallucinating: Any) -> No
     facts = hallucinating["report"].hallucination["kinds"]["dsc"]
     assert facts["num_samples"] == 2
     sets = facts["known"]["sets"]
-    assert sets["agreement"]["correlation"]["spearman"]["interval"][0] > 0.3
+    assert sets["agreement"]["correlation"]["spearman"]["interval"][0] > 0
     assert set(sets) == {"agreement", "margin", "agreement and margin"}
     assert facts["known"]["num_captions"] == 52
     text = (hallucinating["out"] / "summary.txt").read_text()
