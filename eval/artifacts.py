@@ -3,7 +3,8 @@
 A *judge* is what scores pictures: a CLIP and, where claims are known, a recogniser, each with its
 measured quality. *Scores* hold one row per (generation, metric, scoring text, axis), raw and never
 averaged, so that every published figure can be computed from them again. A *captions report* holds
-the measured quality, length and regularities of captions.
+the measured quality, length and regularities of captions, what gates set aside, and an estimate of
+what captions invent; version 1 had neither of the last two, nor tokens, and is refused.
 
 Readers check kind, version and schema before they hand out a row.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ JUDGE_VERSION = 1
 SCORES = "scores"
 SCORES_VERSION = 1
 CAPTIONS_REPORT = "captions_report"
-CAPTIONS_REPORT_VERSION = 1
+CAPTIONS_REPORT_VERSION = 2
 
 PICTURES_ARM = "(pictures)"
 """Arm of the test pictures themselves: the highest scores that a model could hope for."""
@@ -53,7 +54,10 @@ is all measurable axes together."""
 
 def _schema(fields: Sequence[tuple[str, pa.DataType]], *, name: str, version: int) -> pa.Schema:
     """Name the contract in the schema's own metadata, nullability in its fields."""
-    nullable = {"scoring", "axis", "precision", "recall"}
+    nullable = {
+        "scoring", "axis", "precision", "recall",
+        "agreement", "margin", "estimate", "num_claims", "num_false",
+    }  # fmt: skip
     return pa.schema(
         [pa.field(key, kind, nullable=key in nullable) for key, kind in fields],
         metadata={"captionmix.artifact": name, "captionmix.version": str(version)},
@@ -140,6 +144,52 @@ LENGTHS_SCHEMA = _schema(
 )
 
 
+TOKENS_SCHEMA = _schema(
+    [
+        ("kind", pa.string()),
+        ("sample_id", pa.string()),
+        ("annotated", pa.bool_()),
+        ("encoder", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("max_tokens", pa.int64()),
+    ],
+    name=CAPTIONS_REPORT,
+    version=CAPTIONS_REPORT_VERSION,
+)
+"""Length of every caption for every text encoder; longer than `max_tokens` is cut."""
+
+SENTENCES_SCHEMA = _schema(
+    [
+        ("kind", pa.string()),
+        ("sample_id", pa.string()),
+        ("sentence", pa.int64()),
+        ("text", pa.string()),
+        ("num_content_words", pa.int64()),
+        ("agreement", pa.float64()),
+        ("margin", pa.float64()),
+    ],
+    name=CAPTIONS_REPORT,
+    version=CAPTIONS_REPORT_VERSION,
+)
+"""Signals of invention, one row per sentence; null where there are no samples or no judge."""
+
+ESTIMATES_SCHEMA = _schema(
+    [
+        ("kind", pa.string()),
+        ("sample_id", pa.string()),
+        ("agreement", pa.float64()),
+        ("margin", pa.float64()),
+        ("num_claims", pa.int64()),
+        ("num_false", pa.int64()),
+        ("estimate", pa.float64()),
+    ],
+    name=CAPTIONS_REPORT,
+    version=CAPTIONS_REPORT_VERSION,
+)
+"""One row per caption: its signals, what is known of its claims, and its estimated share of false
+claims, held out where the truth is known and else carried over from another report."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """An opened judge: where its two parts lie and how good they are."""
@@ -173,16 +223,35 @@ class Scores:
     table: pa.Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptionsReport:
-    """Opened caption measurements."""
+    """Caption measurements, as opened or about to be written."""
 
-    manifest: Manifest
     axes: pa.Table
-    lengths: pa.Table
     claims: pa.Table
+    lengths: pa.Table
     regularities: dict[str, Any]
     examples: dict[str, Any]
+    tokens: pa.Table = field(default_factory=TOKENS_SCHEMA.empty_table)
+    sentences: pa.Table = field(default_factory=SENTENCES_SCHEMA.empty_table)
+    estimates: pa.Table = field(default_factory=ESTIMATES_SCHEMA.empty_table)
+    gates: dict[str, Any] = field(default_factory=dict)
+    telling_apart: dict[str, Any] = field(default_factory=dict)
+    hallucination: dict[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    """None while the folder is being made."""
+
+
+CAPTIONS_TABLES = {
+    "axes": AXES_SCHEMA,
+    "claims": CLAIMS_SCHEMA,
+    "estimates": ESTIMATES_SCHEMA,
+    "lengths": LENGTHS_SCHEMA,
+    "sentences": SENTENCES_SCHEMA,
+    "tokens": TOKENS_SCHEMA,
+}
+CAPTIONS_FACTS = ("examples", "gates", "hallucination", "regularities", "telling_apart")
+"""What a captions report holds: tables as parquet, facts as JSON objects."""
 
 
 def open_judge(folder: Path | str) -> Judge:
@@ -214,14 +283,12 @@ def open_captions_report(folder: Path | str) -> CaptionsReport:
     """Open complete caption measurements."""
     folder = Path(folder)
     manifest = read_manifest(folder, artifact=CAPTIONS_REPORT, version=CAPTIONS_REPORT_VERSION)
-    return CaptionsReport(
-        manifest=manifest,
-        axes=read_table(folder / "axes.parquet", schema=AXES_SCHEMA),
-        lengths=read_table(folder / "lengths.parquet", schema=LENGTHS_SCHEMA),
-        claims=read_table(folder / "claims.parquet", schema=CLAIMS_SCHEMA),
-        regularities=_read_json(folder / "regularities.json"),
-        examples=_read_json(folder / "examples.json"),
-    )
+    tables = {
+        name: read_table(folder / f"{name}.parquet", schema=schema)
+        for name, schema in CAPTIONS_TABLES.items()
+    }
+    facts = {name: _read_json(folder / f"{name}.json") for name in CAPTIONS_FACTS}
+    return CaptionsReport(manifest=manifest, **tables, **facts)
 
 
 def scores_table(columns: dict[str, Sequence[Any]]) -> pa.Table:
@@ -272,28 +339,13 @@ def write_scores(path: Path, table: pa.Table) -> None:
     )
 
 
-def write_captions_report(
-    folder: Path,
-    *,
-    axes: pa.Table,
-    lengths: pa.Table,
-    claims: pa.Table,
-    regularities: dict[str, Any],
-    examples: dict[str, Any],
-) -> list[str]:
-    """Write the payload of a captions report and return its file names."""
-    write_parquet(folder / "axes.parquet", axes.cast(AXES_SCHEMA))
-    write_parquet(folder / "lengths.parquet", lengths.cast(LENGTHS_SCHEMA))
-    write_parquet(folder / "claims.parquet", claims.cast(CLAIMS_SCHEMA))
-    write_json(folder / "regularities.json", regularities)
-    write_json(folder / "examples.json", examples)
-    return [
-        "axes.parquet",
-        "claims.parquet",
-        "examples.json",
-        "lengths.parquet",
-        "regularities.json",
-    ]
+def write_captions_report(folder: Path, report: CaptionsReport) -> list[str]:
+    """Write the tables and facts of a captions report and return their file names."""
+    for name, schema in CAPTIONS_TABLES.items():
+        write_parquet(folder / f"{name}.parquet", getattr(report, name).cast(schema))
+    for name in CAPTIONS_FACTS:
+        write_json(folder / f"{name}.json", getattr(report, name))
+    return sorted([f"{n}.parquet" for n in CAPTIONS_TABLES] + [f"{n}.json" for n in CAPTIONS_FACTS])
 
 
 def read_table(path: Path, *, schema: pa.Schema) -> pa.Table:

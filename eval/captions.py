@@ -8,22 +8,32 @@ photographs just the same: a model trained on captions learns their habits too.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from eval import artifacts
+from eval.captions_page import write_page
+from eval.captions_summary import summary_text
 from eval.config import CaptionsConfig
-from eval.stats import Interval, ratio_interval
-from eval.summary import SUMMARY, aligned
+from eval.gated import gated
+from eval.hallucination_signals import (
+    Measured,
+    calibration_of,
+    captioners_of,
+    hallucination_of,
+    samples_by_kind,
+)
+from eval.regularities import RAREFIED, WORD, regularities
+from eval.summary import SUMMARY
+from eval.telling_apart import telling_apart
+from eval.tokens import Encoder, open_encoder, split_limit
 from launch import keyed
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import write_bytes
+from launch.processes import set_threads
 from launch.run import Run
 from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
 from recap.claims import AXES, Claim, Tally, compare, read
@@ -31,12 +41,6 @@ from recap.claims import AXES, Claim, Tally, compare, read
 ALT = "alt"
 ALL_AXES = "all"
 """Name of the row that pools the axes."""
-
-NUM_OPENINGS = 5
-"""Commonest openings whose share is reported; FACTS for people's captions are of five."""
-
-OPENING_WORDS = 3
-_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Kind:
     num_missing: int
     """Measured pictures without an accepted caption of this kind."""
 
+    captioners: frozenset[str] = frozenset()
+    """Digests of the captioners that wrote them; empty where none is recorded."""
+
 
 def captions(cfg: CaptionsConfig, run: Run) -> None:
     """Write the measurements of alt texts and of every kind of caption given."""
@@ -61,6 +68,18 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         run.input("captions", folder, artifact=CAPTIONS)
     for folder in cfg.annotated:
         run.input("annotated", folder, artifact=CAPTIONS)
+    for folder in cfg.samples:
+        run.input("samples", folder, artifact=CAPTIONS)
+    if cfg.judge is not None:
+        run.input("judge", cfg.judge, artifact=artifacts.JUDGE, version=artifacts.JUDGE_VERSION)
+    if cfg.calibration is not None:
+        run.input(
+            "calibration", cfg.calibration, artifact=artifacts.CAPTIONS_REPORT,
+            version=artifacts.CAPTIONS_REPORT_VERSION,
+        )  # fmt: skip
+    encoders = [open_encoder(str(spec)) for spec in cfg.text_encoders]
+    for spec, encoder in zip(cfg.text_encoders, encoders, strict=True):
+        run.external_input("text_encoder", split_limit(str(spec))[0], encoder.digest)
     images = open_images(cfg.images)
     rows = images.rows(None if cfg.split == "all" else cfg.split)
     if not len(rows):
@@ -68,30 +87,59 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
             f"{cfg.images}: no picture of split {cfg.split!r}; its splits are "
             f"{', '.join(sorted(set(images.split)))}, and `all` measures every picture"
         )
-    kinds = _kinds(cfg, images, [images.sample_ids[int(row)] for row in rows])
+    measured = [images.sample_ids[int(row)] for row in rows]
+    kinds = _kinds(cfg, images, measured)
+    samples = _samples(cfg, kinds)
     has_claims = any(images.claims[int(row)] is not None for row in rows)
-    plan = {
+    plan: dict[str, object] = {
         "pictures": len(rows),
         "kinds": ", ".join(kind.name for kind in kinds),
-        "claims": "known" if has_claims else "not known: lengths and regularities only",
+        "claims": "known" if has_claims else "not known",
+        "samples": ", ".join(f"{len(found)} of {name}" for name, found in samples.items())
+        or "none",
+        "judge": "none" if cfg.judge is None else "its CLIP",
+        "text encoders": ", ".join(f"{e.name} ({e.max_tokens})" for e in encoders) or "none",
     }
-    if not run.start(plan):
+    recipe = {"text_encoders": [[e.name, e.max_tokens] for e in encoders]}
+    if not run.start(plan, recipe=recipe):
         return
+    set_threads(cfg.threads)
 
+    rarefied_to = min([RAREFIED, *(len(kind.texts) for kind in kinds if kind.texts)])
     lengths = _lengths(kinds)
     claims = _claims(kinds, images) if has_claims else artifacts.CLAIMS_SCHEMA.empty_table()
-    parts = artifacts.write_captions_report(
-        run.out,
+    estimated = hallucination_of(
+        [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
+        images=images,
+        samples=samples,
+        judge=None if cfg.judge is None else artifacts.open_judge(cfg.judge),
+        measured=measured,
+        claims=claims,
+        calibration=None if cfg.calibration is None else calibration_of(cfg.calibration),
+        batch_size=cfg.batch_size,
+    )
+    report = artifacts.CaptionsReport(
         axes=axes_of(claims),
         lengths=lengths,
         claims=claims,
+        tokens=_tokens(kinds, encoders),
+        sentences=estimated.sentences,
+        estimates=estimated.estimates,
         regularities={
-            kind.name: {**regularities(list(kind.texts.values())), "num_missing": kind.num_missing}
+            kind.name: {
+                **regularities(list(kind.texts.values()), rarefied_to=rarefied_to),
+                "num_missing": kind.num_missing,
+            }
             for kind in kinds
         },
         examples=_examples(cfg, kinds),
+        gates={"captions": gated(cfg.captions, num_examples=cfg.num_examples)},
+        telling_apart=telling_apart({kind.name: kind.texts for kind in kinds}),
+        hallucination=estimated.facts,
     )
-    write_bytes(run.out / SUMMARY, summary_text(claims, lengths).encode())
+    parts = artifacts.write_captions_report(run.out, report)
+    parts += write_page(run.out, report, images=images, split=cfg.split)
+    write_bytes(run.out / SUMMARY, summary_text(report).encode())
     num_in = len(rows) * len(kinds)
     num_missing = sum(kind.num_missing for kind in kinds)
     run.finish(
@@ -119,9 +167,11 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
     texts: dict[str, dict[str, str]] = {
         ALT: dict(zip(images.sample_ids, images.alt, strict=True)),
     }
+    writers: dict[str, frozenset[str]] = {}
     for folder in cfg.captions:
         opened = open_captions(folder)
         for kind in opened.kinds:
+            writers[kind] = writers.get(kind, frozenset()) | captioners_of(opened)
             of_kind = texts.setdefault(kind, {})
             new = opened.texts(kind)
             both = sorted(of_kind.keys() & new.keys())
@@ -151,9 +201,18 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
                 texts=here,
                 annotated=apart,
                 num_missing=len(measured) - num_measured,
+                captioners=writers.get(kind, frozenset()),
             )
         )
     return found
+
+
+def _samples(cfg: CaptionsConfig, kinds: Sequence[Kind]) -> dict[str, list[dict[str, str]]]:
+    return samples_by_kind(
+        [open_captions(folder) for folder in cfg.samples],
+        [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
+        measured=[open_captions(folder).manifest.digest for folder in cfg.captions],
+    )
 
 
 # --------------------------------------------------------------------------- truth
@@ -214,69 +273,6 @@ def axes_of(claims: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(found, schema=artifacts.AXES_SCHEMA)
 
 
-# --------------------------------------------------------------------------- for a terminal
-
-
-def summary_text(claims: pa.Table, lengths: pa.Table) -> str:
-    """Return a table by kind: captions, words, and where the truth is known, how much is true.
-
-    Pictures that a captioner was trained on have rows of their own.
-    """
-    rows = [["captions of", "pictures", "words", "precision", "recall", *AXES]]
-    for kind in lengths["kind"].unique().to_pylist():
-        for is_annotated in (False, True):
-            words = _of(lengths, kind, is_annotated)["num_words"].to_numpy()
-            if not len(words):
-                continue
-            own = _of(claims, kind, is_annotated)
-            rows.append(
-                [
-                    f"{kind}, annotated pictures" if is_annotated else kind,
-                    f"{len(words):,}",
-                    f"{words.mean():.1f}",
-                    *(_percent(interval) for interval in _precision_and_recall(own)),
-                    *(_both(_precision_and_recall(own, axis=axis)) for axis in AXES),
-                ]
-            )
-    return (
-        "precision and recall of the claims that captions make, % [95% interval over pictures]; "
-        f"by axis: precision / recall\n\n{aligned(rows)}\n"
-    )
-
-
-def _of(table: pa.Table, kind: str, is_annotated: bool) -> pa.Table:
-    import pyarrow.compute as pc
-
-    return table.filter((pc.field("kind") == kind) & (pc.field("annotated") == is_annotated))
-
-
-def _precision_and_recall(claims: pa.Table, *, axis: str | None = None) -> list[Interval]:
-    """Return both with the picture as unit, of one axis or of all."""
-    import pyarrow.compute as pc
-
-    if axis is not None:
-        claims = claims.filter(pc.field("axis") == axis)
-    sums = claims.group_by("sample_id").aggregate([(name, "sum") for name in ("tp", "fp", "fn")])
-    tp, fp, fn = (sums[f"{name}_sum"].to_numpy().astype(np.float64) for name in ("tp", "fp", "fn"))
-    return [ratio_interval(tp, tp + fp), ratio_interval(tp, tp + fn)]
-
-
-def _percent(interval: Interval) -> str:
-    if np.isnan(interval.estimate):
-        return ""
-    ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    return f"{100 * interval.estimate:.1f} {ends}"
-
-
-def _both(intervals: Sequence[Interval]) -> str:
-    if all(np.isnan(interval.estimate) for interval in intervals):
-        return ""
-    return " / ".join(
-        "none" if np.isnan(interval.estimate) else f"{100 * interval.estimate:.1f}"
-        for interval in intervals
-    )
-
-
 # --------------------------------------------------------------------------- form
 
 
@@ -286,7 +282,7 @@ def _lengths(kinds: Sequence[Kind]) -> pa.Table:
             "kind": kind.name,
             "sample_id": sample_id,
             "annotated": is_annotated,
-            "num_words": len(_WORD.findall(text)),
+            "num_words": len(WORD.findall(text)),
             "num_characters": len(text),
         }
         for kind in kinds
@@ -296,63 +292,22 @@ def _lengths(kinds: Sequence[Kind]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=artifacts.LENGTHS_SCHEMA)
 
 
-def regularities(texts: Sequence[str]) -> dict[str, Any]:
-    """Measure what captions have in common beyond their content.
-
-    The paper's reason for keeping some original captions is that a model overfits such habits:
-    leading spaces, letter case, a final full stop, length, always beginning with "a".
-    """
-    num = len(texts)
-    if not num:
-        return {"num_captions": 0}
-    words = [_WORD.findall(text) for text in texts]
-    openings = Counter(" ".join(w[:OPENING_WORDS]).lower() for w in words if w)
-    # By count, then by name: equal counts must not depend on the order of the pictures.
-    commonest = sorted(openings.items(), key=lambda item: (-item[1], item[0]))[:NUM_OPENINGS]
-    lengths = np.array([len(w) for w in words])
-    cases = Counter(_case(text) for text in texts)
-    ends = Counter(_ending(text) for text in texts)
-    return {
-        "num_captions": num,
-        "words": {
-            "mean": float(lengths.mean()),
-            "standard_deviation": float(lengths.std()),
-            "quantiles": {
-                name: float(np.quantile(lengths, q))
-                for name, q in (("05", 0.05), ("25", 0.25), ("50", 0.5), ("75", 0.75), ("95", 0.95))
-            },
-        },
-        "openings": [{"opening": opening, "share": n / num} for opening, n in commonest],
-        "share_of_commonest_openings": sum(n for _, n in commonest) / num,
-        "starts_with_article": sum(bool(w) and w[0].lower() in ("a", "an") for w in words) / num,
-        "leading_space": sum(text[:1].isspace() for text in texts) / num,
-        "letter_case": {name: cases[name] / num for name in sorted(cases)},
-        "ending": {name: ends[name] / num for name in sorted(ends)},
-        "distinct": len(set(texts)) / num,
-        "vocabulary": len({word.lower() for w in words for word in w}),
-    }
-
-
-def _case(text: str) -> str:
-    """Name the letter case of a text: lower, upper, title, sentence, mixed or none."""
-    letters = [c for c in text if c.isalpha()]
-    if not letters:
-        return "none"
-    if all(c.islower() for c in letters):
-        return "lower"
-    if all(c.isupper() for c in letters):
-        return "upper"
-    initials = [w[0] for w in re.findall(r"[^\W\d_]+", text)]
-    if len(initials) > 1 and all(c.isupper() for c in initials):
-        return "title"
-    return "sentence" if letters[0].isupper() else "mixed"
-
-
-def _ending(text: str) -> str:
-    last = text.rstrip()[-1:]
-    if last == ".":
-        return "full_stop"
-    return "none" if not last or last.isalnum() else "other_punctuation"
+def _tokens(kinds: Sequence[Kind], encoders: Sequence[Encoder]) -> pa.Table:
+    rows = [
+        {
+            "kind": kind.name,
+            "sample_id": sample_id,
+            "annotated": is_annotated,
+            "encoder": encoder.name,
+            "num_tokens": int(num),
+            "max_tokens": encoder.max_tokens,
+        }
+        for encoder in encoders
+        for kind in kinds
+        for is_annotated, texts in ((False, kind.texts), (True, kind.annotated))
+        for sample_id, num in zip(texts, encoder.count(list(texts.values())), strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=artifacts.TOKENS_SCHEMA)
 
 
 # --------------------------------------------------------------------------- examples

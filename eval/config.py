@@ -157,7 +157,39 @@ class CaptionsConfig:
     """Split that is measured."""
 
     num_examples: int = 8
-    """Example captions kept per kind."""
+    """Example captions kept per kind, and gated captions kept per rule."""
+
+    text_encoders: list[Path] = field(default_factory=list)
+    """Text encoders whose tokens are counted: an artifact, a folder or a hub id, or `clip` for
+    CLIP's own vocabulary; behind a colon the longest text that it reads, `google/t5-v1_1-small:77`.
+    """
+
+    samples: list[Path] = field(default_factory=list)
+    """Captions artifacts with further captions of the same pictures, sampled by the same captioner
+    with other seeds: `recap caption decode.method=sample seed=1 ...`. Their kind may have any
+    name. What a captioner makes up it seldom repeats."""
+
+    judge: Path | None = None
+    """Judge artifact; its CLIP says how much better a sentence fits its own picture than others."""
+
+    calibration: Path | None = None
+    """Caption measurements of pictures whose truth is known; where it is not, the estimate of
+    hallucination fitted there is carried over."""
+
+    batch_size: int = 256
+    """Texts and pictures per step of the judge; a multiple of 8, part of the recipe."""
+
+    threads: int = 1
+    """CPU threads; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(self, "threads")
+        if self.calibration is not None and not self.samples and self.judge is None:
+            raise ConfigError(
+                "calibration needs signals to carry it over to: give samples=[DIR, ...], judge=DIR "
+                "or both"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ N pictures, S pixels a side
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from eval.first_stage import reconstruct
 from eval.fit_clip import SHIFT, fit_clip
 from eval.fit_loop import AVERAGE_DECAY, WEIGHT_DECAY
 from eval.fit_recogniser import BLUR, LATENT_JITTER, NOISE, fit_recogniser
+from eval.stats import wilson_interval
 from launch import keyed
 from launch.checkpoint import FOLDER
 from launch.errors import ArtifactError, ConfigError
@@ -260,19 +260,6 @@ def _recall_at_1(cosines: Float32[np.ndarray, "N N"]) -> dict[str, Any]:
     num = len(cosines)
     low, high = wilson_interval(float(is_found.sum()), num)
     return {"r_at_1": float(is_found.mean()), "interval": [low, high], "chance": 1 / num}
-
-
-def wilson_interval(successes: float, num: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95% interval of a share.
-
-    Source: Wilson 1927.
-    """
-    if num == 0:
-        return 0.0, 1.0
-    share = successes / num
-    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def recogniser_quality(

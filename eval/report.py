@@ -14,13 +14,10 @@ digest, as `run.log.jsonl` does.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +39,7 @@ from eval.artifacts import (
     open_scores,
 )
 from eval.config import PrimaryConfig, ReportConfig
+from eval.page import render
 from eval.report_answers import (
     DIGITS,
     Answers,
@@ -57,10 +55,13 @@ from eval.report_pictures import (
     GREATEST,
     PIXELATED_SIDE,
     Choice,
+    Example,
     Row,
     Shot,
+    caption_examples,
     choose,
     data_uri,
+    picture_itself,
 )
 from eval.report_provenance import (
     Stage,
@@ -105,15 +106,6 @@ class Opened:
     def table(self) -> ScoreTable:
         """Return the score rows by what they measure."""
         return ScoreTable(self.scores.table)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A test picture and what each kind of caption says of it."""
-
-    sample_id: str
-    uri: str | None
-    texts: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +324,7 @@ def _make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: P
         drawings=drawings,
         pictures=pictures,
         picture_rule=_picture_rule(pictures, cfg.primary),
-        examples=_examples(opened, side=side),
+        examples=caption_examples(opened.captions.examples, opened.images, side=side),
         is_pixelated=side <= PIXELATED_SIDE,
     )
 
@@ -370,7 +362,7 @@ def _pictures(opened: Opened, answers: Answers, *, cfg: ReportConfig) -> tuple[l
     digits = DIGITS[measure.metric]
     rows = []
     for choice in choices:
-        shots = _picture_itself(opened.images, choice.pair_id, side=side)
+        shots = picture_itself(opened.images, choice.pair_id, side=side)
         for arm, generations in shown.items():
             pixels = generations.pixels([places[arm][choice.pair_id]])[0]
             value = values[arm].get(choice.pair_id)
@@ -417,14 +409,6 @@ def _values(
     return {table.pair_name(p): v for p, v in zip(pairs, values, strict=True)}
 
 
-def _picture_itself(images: Images, pair_id: str, *, side: int) -> list[Shot]:
-    try:
-        row = images.row_of(pair_id)
-    except KeyError:
-        return []  # prompts of a list speak of no picture
-    return [Shot(label="(picture)", uri=data_uri(images.pixels([row], size=side)[0]))]
-
-
 def _picture_rule(rows: Sequence[Row], primary: PrimaryConfig) -> str:
     drawn = sum(r.choice.reason == DRAWN for r in rows)
     extreme = sum(r.choice.reason == GREATEST for r in rows)
@@ -460,50 +444,25 @@ def _pictures_table(rows: Sequence[Row], *, measure: Measure, primary: PrimaryCo
     )  # fmt: skip
 
 
-def _examples(opened: Opened, *, side: int) -> list[Example]:
-    """Join the example captions of every kind on their pictures."""
-    texts: dict[str, list[tuple[str, str]]] = {}
-    for kind, listed in opened.captions.examples.items():
-        for item in listed if isinstance(listed, list) else []:
-            texts.setdefault(str(item["sample_id"]), []).append((kind, str(item["text"])))
-    found = []
-    for sample_id, said in texts.items():
-        shots = _picture_itself(opened.images, sample_id, side=side)
-        uri = shots[0].uri if shots else None
-        found.append(Example(sample_id=sample_id, uri=uri, texts=said))
-    return found
-
-
 # --------------------------------------------------------------------------- the page
 
 
 def _render(
     opened: Opened, answers: Answers, page: Page, *, cfg: ReportConfig, folder: Path
 ) -> bytes:
-    from jinja2 import Environment, StrictUndefined
-
-    sources = files("eval") / "templates"
-    template, style, script = (
-        (sources / name).read_text(encoding="utf-8")
-        for name in ("report.html.j2", "report.css", "report.js")
-    )
-    script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     costs = facts.costs_of(opened.stages)
     cost = facts.cost_table(costs)
     write_bytes(folder / "cost.csv", cost.csv())
     curve_styles = list(dict.fromkeys(c.measure.style for c in answers.curves))
     empty = Table(name="none", title="", columns=[], rows=[])
     model_seeds = max((t.comparison.num_seeds for t in answers.tests), default=1)
-    html = environment.from_string(template).render(
+    return render(
+        "report.html.j2",
         study=cfg.study,
         question=cfg.question,
         is_control=cfg.control,
         answers=answers,
         sections=SECTIONS,
-        style=style,
-        script=script,
-        script_digest=script_digest,
         tests=page.tables["primary"],
         pairs=page.tables.get("pairs"),
         curves=page.tables.get("curves", empty),
@@ -531,7 +490,6 @@ def _render(
         cost_words=facts.cost_words(costs),
         provenance=facts.provenance(opened.stages),
     )
-    return html.encode()
 
 
 SECTIONS = (

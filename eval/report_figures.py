@@ -66,7 +66,8 @@ class Drawing:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def drawing_style() -> Iterator[None]:
+    """Draw in the report's own style while inside."""
     import matplotlib as mpl
 
     settings = {
@@ -100,7 +101,9 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _new(rows: int, columns: int, *, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+def new_figure(
+    rows: int, columns: int, *, size: tuple[float, float], **options: Any
+) -> tuple[Any, Any]:
     """Return a figure that no display or global state knows of, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,7 +113,8 @@ def _new(rows: int, columns: int, *, size: tuple[float, float], **options: Any) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def _write(figure: Figure, folder: Path, name: str, *, alt: str) -> Drawing:
+def write_drawing(figure: Figure, folder: Path, name: str, *, alt: str) -> Drawing:
+    """Write a figure below a folder as SVG and PNG, and return it for the page."""
     png, svg = io.BytesIO(), io.BytesIO()
     # The layout is found once; each `savefig` would find it again, at most of the cost.
     figure.draw_without_rendering()
@@ -185,7 +189,7 @@ def _ends(intervals: Sequence[Interval]) -> Any:
     return np.nan_to_num(np.array(ends, float).T.reshape(2, -1), nan=0.0, posinf=0.0)
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Keep a name from being read as mathematics."""
     return text.replace("$", r"\$")
 
@@ -229,8 +233,8 @@ def _draw_curves(
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     width = _WIDTH if columns > 1 else 5.0
-    with _style():
-        figure, axes = _new(rows, columns, size=(width, 2.35 * rows + 0.35), sharex=True)
+    with drawing_style():
+        figure, axes = new_figure(rows, columns, size=(width, 2.35 * rows + 0.35), sharex=True)
         for i, (panel, curve) in enumerate(zip(axes.flat, chosen, strict=False)):
             _draw_curve(panel, curve, arms)
             # The lowest panel of each column bears the labels, wherever the last row ends.
@@ -239,7 +243,7 @@ def _draw_curves(
             panel.set_visible(False)
         figure.supxlabel("pictures seen in training", fontsize=8.5, color=MUTED)
         _legend(figure, arms, of=arms)
-        return _write(figure, folder, name, alt=alt)
+        return write_drawing(figure, folder, name, alt=alt)
 
 
 def _draw_curve(panel: Axes, curve: Curve, arms: Sequence[str]) -> None:
@@ -260,7 +264,7 @@ def _draw_curve(panel: Axes, curve: Curve, arms: Sequence[str]) -> None:
             line = [dict(p.by_seed).get(seed, np.nan) for p in points]
             panel.plot(x, line, color=colour, alpha=0.4, linewidth=0.8)
         panel.plot(x, y, color=colour, marker=marker, markersize=4.5)
-    panel.set_title(_plain(panel_title(curve.measure)))
+    panel.set_title(plain_text(panel_title(curve.measure)))
     moments = sorted({p.samples_seen for p in curve.points})
     panel.xaxis.set_major_formatter(FuncFormatter(_samples))
     panel.xaxis.set_major_locator(FixedLocator(moments) if len(moments) <= 5 else MaxNLocator(4))
@@ -280,9 +284,9 @@ def draw_differences(
     unit = unit_of(cells[0].measure)
     alt = f"Differences to arm {reference} in {unit} with 95% intervals, by " + ", ".join(labels)
     step = 0.62 / max(len(others), 1)
-    with _style():
+    with drawing_style():
         height = 0.75 + len(cells) * max(0.26, 0.17 * len(others) + 0.1)
-        figure, axes = _new(1, 1, size=(_WIDTH, height))
+        figure, axes = new_figure(1, 1, size=(_WIDTH, height))
         panel = axes[0, 0]
         panel.axvline(0, color=ZERO, linewidth=1.2)
         for i, cell in enumerate(cells):
@@ -298,14 +302,14 @@ def draw_differences(
         for i in range(1, len(cells)):
             if cells[i].measure.style != cells[i - 1].measure.style:
                 panel.axhline(i - 0.5, color=ZERO, linewidth=0.8)
-        panel.set_yticks(range(len(cells)), [_plain(text) for text in labels])
+        panel.set_yticks(range(len(cells)), [plain_text(text) for text in labels])
         panel.tick_params(axis="y", labelcolor=INK)
         panel.set_ylim(len(cells) - 0.5, -0.5)
         panel.grid(visible=False, axis="y")
         panel.spines["left"].set_visible(False)
-        panel.set_xlabel(_plain(f"difference to {reference}, {unit}"))
+        panel.set_xlabel(plain_text(f"difference to {reference}, {unit}"))
         _legend(figure, others, of=answers.arms)
-        return _write(figure, folder, name, alt=alt)
+        return write_drawing(figure, folder, name, alt=alt)
 
 
 def draw_pairs(answers: Answers, measure: Measure, folder: Path) -> Drawing | None:
@@ -317,8 +321,8 @@ def draw_pairs(answers: Answers, measure: Measure, folder: Path) -> Drawing | No
     alt = f"Differences in {name_of(measure)} in {unit} with 95% intervals: " + ", ".join(
         f"{d.arm} against {d.than}" for d in pairs
     )
-    with _style():
-        figure, axes = _new(1, 1, size=(_WIDTH, 0.65 + 0.36 * len(pairs)))
+    with drawing_style():
+        figure, axes = new_figure(1, 1, size=(_WIDTH, 0.65 + 0.36 * len(pairs)))
         panel = axes[0, 0]
         panel.axvline(0, color=ZERO, linewidth=1.2)
         for i, d in enumerate(pairs):
@@ -334,14 +338,14 @@ def draw_pairs(answers: Answers, measure: Measure, folder: Path) -> Drawing | No
                     values, [i - 0.26] * len(values), linestyle="", marker=marker, markersize=4,
                     markerfacecolor="none", markeredgecolor=colour, markeredgewidth=0.9,
                 )  # fmt: skip
-        names = [_plain(f"{d.arm} {MINUS} {d.than}") for d in pairs]
+        names = [plain_text(f"{d.arm} {MINUS} {d.than}") for d in pairs]
         panel.set_yticks(range(len(pairs)), names)
         panel.tick_params(axis="y", labelcolor=INK)
         panel.set_ylim(len(pairs) - 0.5, -0.6)
         panel.grid(visible=False, axis="y")
         panel.spines["left"].set_visible(False)
         panel.set_xlabel(f"difference, {unit}")
-        return _write(figure, folder, "pairs", alt=alt)
+        return write_drawing(figure, folder, "pairs", alt=alt)
 
 
 def draw_axes(
@@ -354,8 +358,8 @@ def draw_axes(
     step = 0.6 / max(len(arms), 1)
     style = cells[0].measure.style
     alt = f"Share of claims of {style} prompts that hold, by axis and arm, with ceilings"
-    with _style():
-        figure, axes = _new(1, 1, size=(_WIDTH, 2.9))
+    with drawing_style():
+        figure, axes = new_figure(1, 1, size=(_WIDTH, 2.9))
         panel = axes[0, 0]
         for i, cell in enumerate(cells):
             for k, arm in enumerate(arms):
@@ -380,14 +384,16 @@ def draw_axes(
                 i, 0.5, "not\nmeasurable", ha="center", va="center", color=MUTED,
                 transform=panel.get_xaxis_transform(),
             )  # fmt: skip
-        panel.set_xticks(range(len(names)), [_plain(n.replace(" and ", "\nand ")) for n in names])
+        panel.set_xticks(
+            range(len(names)), [plain_text(n.replace(" and ", "\nand ")) for n in names]
+        )
         panel.tick_params(axis="x", labelcolor=INK)
         panel.set_xlim(-0.5, len(names) - 0.5)
         panel.set_ylabel("claims that hold, %")
         panel.grid(visible=False, axis="x")
         panel.spines["bottom"].set_visible(False)
         _legend(figure, arms, of=arms, lines=dict(zip(answers.ceilings, ("-", ":"), strict=False)))
-        return _write(figure, folder, "axes", alt=alt)
+        return write_drawing(figure, folder, "axes", alt=alt)
 
 
 def draw_captions(
@@ -408,9 +414,9 @@ def draw_captions(
     filled, hollow = ARM_COLOURS[1], ARM_COLOURS[2]
     columns = min(4, len(kinds))
     lines = -(-len(kinds) // columns)
-    with _style():
+    with drawing_style():
         size = (_WIDTH, 0.55 + lines * (0.45 + 0.24 * len(axes_names)))
-        figure, panels = _new(lines, columns, size=size, sharex=True, sharey=True)
+        figure, panels = new_figure(lines, columns, size=size, sharex=True, sharey=True)
         for panel, kind in zip(panels.flat, kinds, strict=False):
             for _, axis, precision, recall in (r for r in rows if r[0] == kind):
                 y = axes_names.index(axis)
@@ -423,7 +429,7 @@ def draw_captions(
                             [interval.estimate], [y + shift], xerr=_ends([interval]), color=colour,
                             marker=marker, markersize=4.5, linewidth=1.5,
                         )  # fmt: skip
-            panel.set_title(_plain(kind))
+            panel.set_title(plain_text(kind))
             panel.set_xlim(-0.02, 1.02)
             panel.set_xticks([0, 0.5, 1])
             panel.grid(visible=False, axis="y")
@@ -442,7 +448,7 @@ def draw_captions(
             loc="outside upper left", ncols=2, fontsize=8.5, borderaxespad=0.2,
         )  # fmt: skip
         alt = "Precision and recall of what captions claim, by kind and axis, with 95% intervals"
-        return _write(figure, folder, "captions", alt=alt)
+        return write_drawing(figure, folder, "captions", alt=alt)
 
 
 def slug(text: str) -> str:

@@ -432,7 +432,8 @@ def bootstrap_interval(
     )  # fmt: skip
 
 
-def _generator(seed: int, stream: str) -> np.random.Generator:
+def generator_of(seed: int, stream: str) -> np.random.Generator:
+    """Return a generator keyed by a seed and the purpose of its draws."""
     from launch.keyed import stream_key
 
     key = stream_key(seed, stream).astype(np.uint64)
@@ -440,7 +441,7 @@ def _generator(seed: int, stream: str) -> np.random.Generator:
 
 
 def _resampled_means(values: Array, *, resamples: int, seed: int) -> Iterator[Array]:
-    generator = _generator(seed, "bootstrap")
+    generator = generator_of(seed, "bootstrap")
     block = max(1, _BLOCK // len(values))
     for start in range(0, resamples, block):
         size = (min(block, resamples - start), len(values))
@@ -488,6 +489,19 @@ def ratio_interval(
 # --------------------------------------------------------------------------- tests and power
 
 
+def wilson_interval(successes: float, num: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95% interval of a share.
+
+    Source: Wilson 1927.
+    """
+    if num == 0:
+        return 0.0, 1.0
+    share = successes / num
+    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z / (1 + z * z / num) * np.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
 def t_p(values: Float[np.ndarray, " P"]) -> float:
     """Return the two-sided p of Student's test that the mean of the clusters is zero."""
     interval = t_interval(values)
@@ -510,7 +524,7 @@ def sign_flip_p(values: Float[np.ndarray, " P"], *, resamples: int, seed: int) -
     if 2 ** min(len(values), 62) <= resamples:
         patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
         return float(np.mean(np.abs((2 * patterns - 1) @ values) >= observed))
-    generator = _generator(seed, "sign flip")
+    generator = generator_of(seed, "sign flip")
     reached, block = 0, max(1, _BLOCK // len(values))
     for start in range(0, resamples, block):
         count = min(block, resamples - start)

@@ -6,7 +6,7 @@ N pictures of a shard
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from recap.artifacts import CaptionRow, Images
 from recap.captioner.starting import note_start, size_of
 from recap.captioners import Caption, open_captioner
 from recap.config import CaptionConfig, GateConfig
-from recap.gates import broken_rules, stop_if_too_many
+from recap.gates import Written, broken_rules_of_part, stop_if_too_many
 from recap.reading import pixel_groups
 
 CODE = 1
@@ -77,16 +77,16 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
                 num_workers=cfg.num_workers,
             )
             groups = stages.waiting("waiting for pictures", progress.waiting(groups))
-            stored = {}
+            written = {}
             with stages.stage("writing words"):
                 for sample_id, found in captioner.write(
                     groups, config=cfg.decode, seed=cfg.seed, stages=stages
                 ):
-                    with stages.stage(STORING):
-                        stored[sample_id] = gate(found, sample_id=sample_id, cfg=cfg)
-                        progress.advance(1)
+                    written[sample_id] = found
+                    progress.advance(1)
             with stages.stage(STORING):
-                store(run.out, name, [stored[images.sample_ids[row]] for row in rows])
+                in_order = {s: written[s] for s in (images.sample_ids[row] for row in rows)}
+                store(run.out, name, gate(in_order, cfg=cfg))
                 finished.look(names)
         run.log("stages", **stages.shares())
         if run.is_main:
@@ -128,17 +128,28 @@ def rows_by_part(images: Images, splits: Sequence[str]) -> dict[str, Int64[np.nd
     return rows_of
 
 
-def gate(found: Caption, *, sample_id: str, cfg: CaptionConfig) -> CaptionRow:
-    """Return a caption as it is stored, with the rules that it breaks as flags."""
-    return CaptionRow(
-        sample_id=sample_id,
-        kind=cfg.kind,
-        text=found.text,
-        num_tokens=found.num_tokens,
-        stop_reason=found.stop_reason,
-        mean_logprob=found.mean_logprob,
-        flags=tuple(broken_rules(found.text, stop_reason=found.stop_reason, limits=cfg.gates)),
+def gate(part: Mapping[str, Caption], *, cfg: CaptionConfig) -> list[CaptionRow]:
+    """Return the captions of a part as they are stored, with the rules that each breaks as flags.
+
+    Args:
+        part: The caption of every picture of the part, by sample_id.
+        cfg: Holds the kind and the limits of the rules.
+    """
+    flags = broken_rules_of_part(
+        [Written(found.text, found.stop_reason) for found in part.values()], limits=cfg.gates
     )
+    return [
+        CaptionRow(
+            sample_id=sample_id,
+            kind=cfg.kind,
+            text=found.text,
+            num_tokens=found.num_tokens,
+            stop_reason=found.stop_reason,
+            mean_logprob=found.mean_logprob,
+            flags=tuple(broken),
+        )
+        for (sample_id, found), broken in zip(part.items(), flags, strict=True)
+    ]
 
 
 def store(out: Path, name: str, captions: Sequence[CaptionRow]) -> None:

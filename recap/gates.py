@@ -1,14 +1,19 @@
 """Named rules for a bad caption.
 
 A caption that breaks a rule is quarantined with the names of all the rules it breaks, never
-deleted and never replaced. A rule looks at one caption alone; what can only be seen on many
-captions together is measured elsewhere.
+deleted and never replaced. A rule looks at one caption alone, except `same_text`, which looks at
+the captions of one part together; a part is fixed by the image shard, so that order, processes
+and resuming cannot change what it flags. What needs more than a part is measured elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from launch.errors import StoppedError
 from recap.config import GateConfig
@@ -34,6 +39,105 @@ def is_looping(words: list[str], *, max_repeats: int) -> bool:
     return False
 
 
+# What a text shows in quotation marks stands in the picture: a sign may well say "sorry".
+_QUOTED: Final = re.compile(r'"[^"]*"|\u201c[^\u201d]*\u201d|(?<!\w)\'[^\']*\'(?!\w)')
+
+# The writer speaks of itself and of what it will not or cannot do. "I" alone is no refusal.
+_REFUSAL: Final = re.compile(
+    r"""
+    \b(?:i|we)\s*(?:'m|am|are)\s+(?:sorry|unable|not\s+able|not\s+allowed)\b
+    | ^\W*(?:sorry|apologies|my\s+apologies)\s*[,.!]
+    | \bi\s+(?:can'?t|cannot|can\s+not|could\s+not|couldn't|won't|will\s+not|don't|do\s+not)\s+
+      (?:\w+ly\s+)?(?:see|view|access|open|describe|caption|identify|determine|assist|help|provide|
+      comply|fulfil|generate|create|write|tell|have\s+(?:access|enough))\b
+    | \bi\s+apologi[sz]e\b
+    | \bas\s+an\s+ai\b | \bi\s*(?:'m|am)\s+an?\s+(?:ai|(?:large\s+)?language\s+model)\b
+    | \bno\s+(?:image|picture|photo)\s+(?:was|has\s+been|is)\s+
+      (?:provided|attached|uploaded|given)\b
+    | \bplease\s+(?:provide|upload|share|attach|send)\s+(?:me\s+)?(?:an?|the|your)\s+
+      (?:image|picture|photo)\b
+    """,
+    re.VERBOSE,
+)
+
+# Words around a caption that say nothing of any picture: a chat's preamble and sign-off, a page's
+# furniture, an agency's label.
+_BOILERPLATE: Final = re.compile(
+    r"""
+    ^\W*(?:sure|certainly|of\s+course|absolutely|okay|ok)\s*[,!.]
+    | \bhere(?:\s+is|'s|\s+are)\s+(?:an?|the|your|my)\s+(?:[\w-]+\s+){0,3}
+      (?:caption|description|alt\s+text)\b
+    | ^\W*(?:(?:image|alt|short|detailed)\s+)?(?:caption|description)\s*:
+    | \b(?:let\s+me\s+know\s+if|hope\s+this\s+helps|feel\s+free\s+to)\b
+    | \bimage\s+may\s+contain\b
+    | \b(?:click|tap)\s+(?:here|to\s+(?:enlarge|zoom|view))\b
+    | \ball\s+rights\s+reserved\b | \(c\)\s*(?:19|20)\d\d\b | \N{COPYRIGHT SIGN}
+    | \broyalty[-\s]free\b
+    | \bstock\s+(?:photos?|photography|images?|vectors?|illustrations?|pictures?|footage)\b
+    | \b(?:free\s+shipping|add\s+to\s+(?:cart|basket)|subscribe\s+(?:to|now)|lorem\s+ipsum)\b
+    | https?://|\bwww\.
+    """,
+    re.VERBOSE,
+)
+
+SCRIPT_FAMILIES: Final[Mapping[str, frozenset[str]]] = {
+    "arabic": frozenset({"ARABIC"}),
+    "cjk": frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "HANGUL"}),
+    "cyrillic": frozenset({"CYRILLIC"}),
+    "devanagari": frozenset({"DEVANAGARI"}),
+    "greek": frozenset({"GREEK"}),
+    "hebrew": frozenset({"HEBREW"}),
+    "latin": frozenset({"LATIN"}),
+    "thai": frozenset({"THAI"}),
+}
+"""Scripts that are written together, by the first word of the Unicode names of their letters."""
+
+_NO_SCRIPT: Final = frozenset({"MODIFIER", "COMBINING", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
+"""First words of the names of letters that belong to no script or to any."""
+
+
+_WORD: Final = re.compile(r"\w+")
+
+
+@lru_cache(maxsize=65536)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNNAMED").split(" ", 1)[0]
+
+
+def share_of_other_scripts(text: str, family: str) -> float:
+    """Return the share of a text's letters that another script than those of a family has.
+
+    Letters are counted after compatibility composition (NFKC), which gives wide Latin letters, the
+    micro sign and their like the script that they are read in.
+    """
+    scripts = [_script(c) for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+    counted = [script for script in scripts if script not in _NO_SCRIPT]
+    allowed = SCRIPT_FAMILIES[family]
+    return sum(script not in allowed for script in counted) / len(counted) if counted else 0.0
+
+
+def _is_wrong_script(text: str, limits: GateConfig) -> bool:
+    if limits.script is None:
+        return False
+    return share_of_other_scripts(text, limits.script) > limits.max_other_script_share
+
+
+def _plain(text: str) -> str:
+    """Give a text as patterns expect it: lower case, straight apostrophes, nothing quoted."""
+    return _QUOTED.sub('""', text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+
+
+def _lacks_words(text: str, required: Sequence[str]) -> bool:
+    """Say whether any of the words or phrases is missing; case and punctuation do not matter."""
+    spoken = _spoken(text)
+    return any(_spoken(phrase) not in spoken for phrase in required)
+
+
+def _spoken(text: str) -> str:
+    """Give the words of a text alone, one space before and behind each."""
+    return f" {' '.join(_WORD.findall(text.lower()))} "
+
+
 Rule = Callable[[str, list[str], str, GateConfig], bool]
 """Takes text, its words, the reason decoding stopped, and the limits; True breaks the rule."""
 
@@ -48,8 +152,28 @@ RULES: Final[Mapping[str, Rule]] = {
     "broken_text": lambda text, words, stop, limits: (
         REPLACEMENT in text or any(ord(letter) < 32 for letter in text)
     ),
+    "refusal": lambda text, words, stop, limits: bool(_REFUSAL.search(_plain(text))),
+    "boilerplate": lambda text, words, stop, limits: bool(_BOILERPLATE.search(_plain(text))),
+    "digits_only": lambda text, words, stop, limits: (
+        bool(words) and not any(letter.isalpha() for letter in text)
+    ),
+    "wrong_script": lambda text, words, stop, limits: _is_wrong_script(text, limits),
+    "missing_words": lambda text, words, stop, limits: (
+        bool(words) and _lacks_words(text, limits.required_words)
+    ),
 }
-"""Every rule by its name, in the order in which flags are written."""
+"""Every rule about one caption by its name, in the order in which flags are written."""
+
+SAME_TEXT: Final = "same_text"
+"""The rule about the captions of one part together; its flag is written last."""
+
+
+class Written(NamedTuple):
+    """What the rules look at in a caption."""
+
+    text: str
+    stop_reason: str
+    """`end` if its writer ended it, `length` if it ran out of room."""
 
 
 def broken_rules(text: str, *, stop_reason: str, limits: GateConfig) -> list[str]:
@@ -61,8 +185,27 @@ def broken_rules(text: str, *, stop_reason: str, limits: GateConfig) -> list[str
         limits: Where the rules draw their lines.
     """
     words = text.split()
-    applied = RULES if limits.rules is None else limits.rules
+    applied = RULES if limits.rules is None else [r for r in limits.rules if r in RULES]
     return [name for name in applied if RULES[name](text, words, stop_reason, limits)]
+
+
+def broken_rules_of_part(part: Sequence[Written], *, limits: GateConfig) -> list[list[str]]:
+    """Return the rules that each caption of a part breaks, `same_text` among them.
+
+    Args:
+        part: Every caption of the part, one per picture; their order does not matter.
+        limits: Where the rules draw their lines.
+    """
+    flags = [broken_rules(text, stop_reason=stop, limits=limits) for text, stop in part]
+    most = limits.max_pictures_per_text
+    if most is None or (limits.rules is not None and SAME_TEXT not in limits.rules):
+        return flags
+    texts = [" ".join(written.text.lower().split()) for written in part]
+    pictures = Counter(texts)
+    for text, of_caption in zip(texts, flags, strict=True):
+        if text and pictures[text] > most:
+            of_caption.append(SAME_TEXT)
+    return flags
 
 
 def stop_if_too_many(

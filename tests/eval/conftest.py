@@ -43,7 +43,12 @@ from t2i.artifacts import (
 
 
 def finish(
-    folder: Path, artifact: str, *, inputs: Sequence[tuple[str, Path]] = (), recipe: Any = None
+    folder: Path,
+    artifact: str,
+    *,
+    inputs: Sequence[tuple[str, Path]] = (),
+    recipe: Any = None,
+    version: int = 1,
 ) -> Path:
     """Write the manifest of a folder filled by hand."""
     names = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
@@ -51,7 +56,7 @@ def finish(
         folder,
         Manifest(
             artifact=artifact,
-            version=1,
+            version=version,
             recipe=recipe or {},
             inputs=[
                 Input(role=role, path=str(path), digest=read_manifest(path).digest)
@@ -83,7 +88,9 @@ class World:
         claims = [scene.claims for scene in self.scenes]
         return language.write_all(claims, style, sample_ids=self.sample_ids, seed=seed)
 
-    def write_captions(self, name: str, texts: dict[str, dict[int, str]]) -> Path:
+    def write_captions(
+        self, name: str, texts: dict[str, dict[int, str]], *, captioner: Path | None = None
+    ) -> Path:
         """Write kind -> row -> text as a captions artifact."""
         folder = self.root / name
         rows = [
@@ -92,7 +99,7 @@ class World:
             for row, text in by_row.items()
         ]
         write_caption_part(folder / caption_part_name(0), rows)
-        return finish(folder, "captions")
+        return finish(folder, "captions", inputs=[("captioner", captioner)] if captioner else [])
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -267,6 +274,7 @@ def small_judge(
 class Make:
     """The functions above, for tests: a conftest cannot be imported from."""
 
+    finish = staticmethod(finish)
     world = staticmethod(make_world)
     autoencoder = staticmethod(make_autoencoder)
     prompts = staticmethod(make_prompts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pyarrow as pa
 import pytest
 
 from eval import artifacts
-from eval.captions import axes_of, captions, compare_text, regularities, summary_text
+from eval.captions import axes_of, captions, compare_text
+from eval.captions_page import CAPTIONS_PAGE, SECTIONS
+from eval.captions_summary import summary_text
 from eval.config import CaptionsConfig
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
+from recap.artifacts import CaptionRow, caption_part_name, write_caption_part
 from recap.claims import Claim
 
 
@@ -117,6 +121,177 @@ def test_photographs_have_no_axes_and_everything_else(make: Any, tmp_path: Path)
     assert found.examples["human"]
 
 
+@pytest.fixture(scope="module")
+def hallucinating(make: Any, small_judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Captions of which a third invent a ring, samples that never do, and their report."""
+    made = make.world(tmp_path_factory.mktemp("many"), num=208)
+    test, truth = made.of_split("test"), made.texts("dsc")
+    invented = {i: f"{truth[i]} There are five purple rings." for i in test[::3]}
+    captioner, other = small_judge, made.images  # any two artifacts: only their digests matter
+    measured = made.write_captions(
+        "measured", {"dsc": {i: truth[i] for i in test} | invented}, captioner=captioner
+    )
+    again = {k: made.texts("dsc", seed=k) for k in (1, 2)}
+    samples = [
+        made.write_captions(
+            f"sample{k}", {"again": {i: again[k][i] for i in test}}, captioner=captioner
+        )
+        for k in again
+    ]
+    foreign = made.write_captions("foreign", {"dsc": {test[0]: "a ring"}}, captioner=other)
+    settings = {"images": made.images, "captions": [measured], "judge": small_judge}
+    out = made.root / "report"
+    found = measure(out, **settings, samples=samples, text_encoders=[Path("clip"), Path("clip:20")])
+    return {
+        "made": made, "report": found, "settings": settings, "samples": samples,
+        "foreign": foreign, "out": out,
+    }  # fmt: skip
+
+
+def test_the_estimate_finds_what_samples_do_not_repeat(hallucinating: Any) -> None:
+    facts = hallucinating["report"].hallucination["kinds"]["dsc"]
+    assert facts["num_samples"] == 2
+    sets = facts["known"]["sets"]
+    assert sets["agreement"]["correlation"]["spearman"]["interval"][0] > 0
+    assert set(sets) == {"agreement", "margin", "agreement and margin"}
+    assert facts["known"]["num_captions"] == 52
+    text = (hallucinating["out"] / "summary.txt").read_text()
+    assert "agreement and margin" in text
+    assert "Spearman" in text
+
+
+def test_every_estimate_can_be_computed_again_from_its_sentences(hallucinating: Any) -> None:
+    report = hallucinating["report"]
+    rows = {r["sample_id"]: r for r in report.estimates.to_pylist() if r["kind"] == "dsc"}
+    sums: dict[str, list[float]] = {}
+    for r in report.sentences.to_pylist():
+        if r["kind"] == "dsc" and r["agreement"] is not None:
+            total = sums.setdefault(r["sample_id"], [0.0, 0.0])
+            total[0] += r["agreement"] * r["num_content_words"]
+            total[1] += r["num_content_words"]
+    for sample_id, (top, bottom) in sums.items():
+        assert rows[sample_id]["agreement"] == pytest.approx(top / bottom)
+    assert len(sums) == len(rows) == 52
+
+
+def test_only_the_captioners_own_samples_speak_for_a_kind(hallucinating: Any) -> None:
+    report = hallucinating["report"]
+    assert report.hallucination["kinds"]["alt"]["num_samples"] == 0
+    assert set(report.hallucination["kinds"]["alt"]["signals"]) == {"margin"}
+    settings = hallucinating["settings"]
+    with pytest.raises(ArtifactError, match="captioner of none of the measured kinds"):
+        measure(hallucinating["out"], **settings, samples=[hallucinating["foreign"]])
+    with pytest.raises(ConfigError, match="always agrees with itself"):
+        measure(hallucinating["out"], **settings, samples=settings["captions"])
+
+
+def test_photographs_take_the_estimate_of_the_world_and_say_so(
+    hallucinating: Any, make: Any, tmp_path: Path
+) -> None:
+    made = make.world(tmp_path / "photos", num=32, has_claims=False)
+    test = made.of_split("test")
+    written = [made.texts("dsc", seed=k) for k in (0, 1)]
+    measured, sample = (
+        made.write_captions(f"texts{k}", {"dsc": {i: texts[i] for i in test}})
+        for k, texts in enumerate(written)
+    )
+    settings: dict[str, Any] = {"images": made.images, "captions": [measured], "samples": [sample]}
+    carried = measure(tmp_path / "out", **settings, calibration=hallucinating["out"])
+    facts = carried.hallucination["kinds"]["dsc"]
+    assert facts["known"] is None
+    assert facts["carried_over"]["signals"] == "agreement"
+    assert 0 < facts["carried_over"]["estimate"]["mean"] < 1
+    assert "carried over to this one unchecked" in " ".join(
+        (tmp_path / "out" / "summary.txt").read_text().split()
+    )
+    bare = measure(tmp_path / "bare", **settings)
+    assert bare.hallucination["kinds"]["dsc"]["carried_over"] is None
+    assert set(bare.estimates["estimate"].to_pylist()) == {None}
+    with pytest.raises(ConfigError, match="holds no fitted estimate"):
+        measure(tmp_path / "no", **settings, calibration=tmp_path / "bare")
+
+
+def test_the_page_shows_every_section_and_asks_for_nothing(hallucinating: Any) -> None:
+    page = (hallucinating["out"] / CAPTIONS_PAGE).read_text()
+    for id_, _ in SECTIONS:
+        assert f'<section id="{id_}">' in page
+    for table in ("side_by_side", "hallucination", "calibration", "truncation", "telling_apart"):
+        assert f'id="table-{table}"' in page
+    assert page.count("<svg") == 2
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert str(hallucinating["out"]) not in page
+
+
+def test_the_page_is_part_of_the_payload_and_the_same_each_time(
+    hallucinating: Any, tmp_path: Path
+) -> None:
+    settings = hallucinating["settings"] | {"samples": hallucinating["samples"]}
+    encoders = [Path("clip"), Path("clip:20")]
+    again = measure(tmp_path / "elsewhere", **settings, text_encoders=encoders)
+    parts = {part.name: part.digest for part in hallucinating["report"].manifest.parts}
+    assert {part.name: part.digest for part in again.manifest.parts} == parts
+    assert CAPTIONS_PAGE in parts
+
+
+def test_text_of_captions_is_escaped_wherever_it_is_shown(
+    make: Any, small_world: Any, tmp_path: Path
+) -> None:
+    bad = "<script>alert(1)</script> <img src=x onerror=alert(2)>"
+    ids, folder = small_world.sample_ids, tmp_path / "bad"
+    test = small_world.of_split("test")
+    rows = [CaptionRow(sample_id=ids[i], kind="dsc", text=f"{bad} {i % 3}") for i in test]
+    gated = CaptionRow(sample_id=ids[0], kind="dsc", text=bad, flags=("loop",))
+    write_caption_part(folder / caption_part_name(0), rows)
+    write_caption_part(folder / caption_part_name(0, is_quarantine=True), [gated])
+    make.finish(folder, "captions")
+    measure(tmp_path / "out", images=small_world.images, captions=[folder])
+    page = (tmp_path / "out" / CAPTIONS_PAGE).read_text()
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert page.count("&lt;script&gt;alert(1)") >= 3
+
+
+def test_a_calibration_without_signals_is_refused() -> None:
+    with pytest.raises(ConfigError, match="calibration needs signals"):
+        CaptionsConfig(images=Path("i"), captions=[], calibration=Path("c"))
+
+
+def test_tokens_are_counted_for_every_caption_and_encoder(hallucinating: Any) -> None:
+    tokens = hallucinating["report"].tokens.to_pylist()
+    assert {(r["encoder"], r["max_tokens"]) for r in tokens} == {("clip", 77), ("clip", 20)}
+    assert len(tokens) == 2 * hallucinating["report"].lengths.num_rows
+
+
+def test_gated_captions_are_counted_and_shown(make: Any, small_world: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "gated"
+    ids = small_world.sample_ids
+    write_caption_part(
+        folder / caption_part_name(0), [CaptionRow(sample_id=ids[1], kind="dsc", text="a ring")]
+    )
+    write_caption_part(
+        folder / caption_part_name(0, is_quarantine=True),
+        [CaptionRow(sample_id=i, kind="dsc", text="ring " * 9, flags=("loop",)) for i in ids[2:5]],
+    )
+    make.finish(folder, "captions", recipe={"gated_by_rule": {"loop": 3}})
+    report = measure(tmp_path / "out", images=small_world.images, captions=[folder], num_examples=2)
+    (entry,) = report.gates["captions"]
+    assert (entry["num_captions"], entry["num_gated"]) == (4, 3)
+    assert entry["rules"]["loop"]["num"] == 3
+    assert len(entry["rules"]["loop"]["examples"]) == 2
+    low, high = entry["interval"]
+    assert low < 0.75 < high
+
+
+def test_a_quarantine_that_differs_from_its_manifest_is_refused(
+    make: Any, small_world: Any, tmp_path: Path
+) -> None:
+    folder = small_world.write_captions(f"lost-{tmp_path.name}", {"dsc": {1: "a ring"}})
+    (folder / "manifest.json").unlink()
+    make.finish(folder, "captions", recipe={"gated_by_rule": {"loop": 3}})
+    with pytest.raises(ArtifactError, match="nothing by rule, the manifest says loop 3"):
+        measure(tmp_path / "out", images=small_world.images, captions=[folder])
+
+
 def test_running_again_changes_nothing(small_world: Any, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"images": small_world.images, "captions": []}
     first = measure(tmp_path / "out", **settings)
@@ -165,29 +340,6 @@ def test_omission_and_invention_are_told_apart() -> None:
     assert invents["objects"] == (2, 1, 0)
 
 
-def test_regularities_of_hand_made_captions() -> None:
-    found = regularities(
-        ["A red ring.", "A red ring.", "a red square", "TWO RINGS!", "An Old House", " ring"]
-    )
-    assert found["num_captions"] == 6
-    assert found["distinct"] == 5 / 6
-    assert found["starts_with_article"] == 4 / 6
-    assert found["leading_space"] == 1 / 6
-    assert found["ending"] == {
-        "full_stop": 2 / 6, "none": 3 / 6, "other_punctuation": 1 / 6,
-    }  # fmt: skip
-    assert found["letter_case"] == {
-        "lower": 2 / 6, "sentence": 2 / 6, "title": 1 / 6, "upper": 1 / 6,
-    }  # fmt: skip
-    assert found["openings"][0] == {"opening": "a red ring.", "share": 2 / 6}
-    assert found["share_of_commonest_openings"] == 1.0
-    assert found["words"]["mean"] == (3 + 3 + 3 + 2 + 3 + 1) / 6
-
-
-def test_no_captions_have_no_regularities() -> None:
-    assert regularities([]) == {"num_captions": 0}
-
-
 def test_the_schemas_carry_their_contract() -> None:
     assert isinstance(artifacts.CLAIMS_SCHEMA, pa.Schema)
     assert artifacts.CLAIMS_SCHEMA.metadata[b"captionmix.artifact"] == b"captions_report"
@@ -208,5 +360,12 @@ def test_the_summary_without_truth_has_lengths_alone() -> None:
           "num_characters": 9}],
         schema=artifacts.LENGTHS_SCHEMA,
     )  # fmt: skip
-    last = summary_text(artifacts.CLAIMS_SCHEMA.empty_table(), lengths).splitlines()[-1]
+    report = artifacts.CaptionsReport(
+        axes=artifacts.AXES_SCHEMA.empty_table(),
+        claims=artifacts.CLAIMS_SCHEMA.empty_table(),
+        lengths=lengths,
+        regularities={},
+        examples={},
+    )
+    last = summary_text(report).splitlines()[-1]
     assert last.split() == ["alt", "1", "3.0"]

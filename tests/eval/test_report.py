@@ -95,12 +95,13 @@ def finish(
     recipe: dict[str, Any] | None = None,
     counts: dict[str, int] | None = None,
     log: bool = True,
+    version: int = 1,
 ) -> Manifest:
     """Close an artifact folder as `Run.finish` would."""
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
     manifest = Manifest(
         artifact=artifact,
-        version=1,
+        version=version,
         recipe=recipe or {},
         inputs=[Input(role=m.artifact, path=str(m.folder), digest=m.digest) for m in inputs or []],
         counts=counts or {"rows_in": 1, "rows_out": 1},
@@ -250,8 +251,7 @@ def make_captions(
         for k in kinds
         for i, s in enumerate(ids)
     ]
-    artifacts.write_captions_report(
-        folder,
+    report = artifacts.CaptionsReport(
         axes=pa.Table.from_pylist([], schema=artifacts.AXES_SCHEMA),
         claims=pa.Table.from_pylist(claims, schema=artifacts.CLAIMS_SCHEMA),
         lengths=pa.Table.from_pylist(lengths, schema=artifacts.LENGTHS_SCHEMA),
@@ -260,7 +260,9 @@ def make_captions(
             k: [{"sample_id": s, "text": text(k, i)} for i, s in enumerate(ids[:3])] for k in kinds
         },
     )
-    return finish(folder, "captions_report", inputs=inputs)
+    artifacts.write_captions_report(folder, report)
+    version = artifacts.CAPTIONS_REPORT_VERSION
+    return finish(folder, "captions_report", inputs=inputs, version=version)
 
 
 def make_generations(

@@ -188,6 +188,20 @@ def test_a_mostly_bad_job_stops_and_keeps_its_quarantine(world: Path, tmp_path: 
     assert len(list((tmp_path / "bad" / "quarantine").glob("*.parquet"))) == 4
 
 
+def test_one_text_on_many_pictures_of_a_part_is_quarantined(world: Path, tmp_path: Path) -> None:
+    decode = DecodeConfig(method="greedy", max_tokens=1)  # the end token alone, or one word
+    gates = GateConfig(rules=["same_text"], max_pictures_per_text=1, max_gated_share=1.0)
+    limited = replace(gates, max_pictures_per_text=10_000)
+    folders = [
+        start(settings(world, decode=decode, gates=g), tmp_path / name)
+        for name, g in (("gated", gates), ("open", limited))
+    ]
+    gated, whole = map(open_captions, folders)
+    flags = gated.quarantined()["flags"].to_pylist()
+    assert all(found == ["same_text"] for found in flags)
+    assert gated.table.num_rows + len(flags) == whole.table.num_rows
+
+
 def test_another_seed_samples_other_captions(world: Path, captioned: Path, tmp_path: Path) -> None:
     assert payload(start(settings(world, seed=1), tmp_path / "other")) != payload(captioned)
 

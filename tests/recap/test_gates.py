@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launch.errors import ConfigError, StoppedError
-from recap.config import RULE_NAMES, GateConfig
-from recap.gates import RULES, broken_rules, stop_if_too_many
+from launch.manifest import digest_bytes
+from recap.config import RULE_NAMES, SCRIPTS, GateConfig
+from recap.gates import (
+    RULES,
+    SAME_TEXT,
+    SCRIPT_FAMILIES,
+    Written,
+    broken_rules,
+    broken_rules_of_part,
+    share_of_other_scripts,
+    stop_if_too_many,
+)
+from recap.sources.scenes import language, world
 
 LIMITS = GateConfig(min_words=2, max_words=12, max_repeats=3)
 
@@ -34,13 +50,125 @@ def test_a_caption_is_flagged_with_every_rule_that_it_breaks(
 
 
 def test_every_rule_has_an_example_that_breaks_it() -> None:
-    bad = [("", "end"), ("x", "end"), ("x " * 20, "length"), ("a \x00 b", "end")]
-    flagged = {
+    limits = replace(LIMITS, script="latin", required_words=["ring"], max_pictures_per_text=1)
+    bad = [
+        ("", "end"), ("x", "end"), ("x " * 20, "length"), ("a \x00 b", "end"),
+        ("I cannot see the image", "end"), ("here is the caption: a ring", "end"), ("12 34", "end"),
+        ("\u043a\u043e\u0442 ring", "end"), ("two men", "end"), ("two men", "end"),
+    ]  # fmt: skip
+    flags = broken_rules_of_part([Written(*caption) for caption in bad], limits=limits)
+    assert {rule for broken in flags for rule in broken} == set(RULE_NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with identifying people.",
+        "I\u2019m unable to view the picture.",
+        "Sorry, I cannot describe this image.",
+        "As an AI language model, I have no eyes.",
+        "No image was provided.",
+        "Please upload the image and I will describe it.",
+        "I do not have access to the photo.",
+    ],
+)
+def test_a_text_in_which_the_writer_declines_is_a_refusal(text: str) -> None:
+    assert broken_rules(text, stop_reason="end", limits=GateConfig()) == ["refusal"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sure! A dog on a sofa.",
+        "Here is a detailed description of the image: a dog.",
+        "Caption: a dog on a sofa",
+        "A dog on a sofa. Let me know if you need more detail.",
+        "dog on a sofa - stock photo",
+        "A dog. All rights reserved.",
+        "see www.dogs.com for more",
+    ],
+)
+def test_words_around_a_caption_are_boilerplate(text: str) -> None:
+    assert broken_rules(text, stop_reason="end", limits=GateConfig()) == ["boilerplate"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'A sign that says "sorry, I cannot help" beside a road.',
+        "A poster with the words \u201cclick here\u201d on it.",
+        "A man who looks sorry for the dog that cannot see.",
+        "I see a dog and I think it is tired.",
+        "People provide food; a child can't reach the shelf.",
+        "A caption below the photograph of a stock car on a race track.",
+        "Of course the river bends here, and a boat is unable to turn.",
+        "A stock of photos lies on a table, with a web page on a screen.",
+    ],
+)
+def test_ordinary_captions_neither_refuse_nor_advertise(text: str) -> None:
+    assert broken_rules(text, stop_reason="end", limits=GateConfig()) == []
+
+
+ADVERTISEMENTS = ("stock image", "free shipping", "click here")
+
+
+@pytest.mark.parametrize("style", language.STYLES)
+def test_no_text_of_the_world_is_refused_but_its_advertisements(style: language.Style) -> None:
+    ids = [digest_bytes(str(i).encode()) for i in range(200)]
+    claims = [scene.claims for scene in world.compose(0, ids)]
+    texts = language.write_all(claims, style, sample_ids=ids, seed=0)
+    flagged = Counter(
         rule
-        for text, reason in bad
-        for rule in broken_rules(text, stop_reason=reason, limits=LIMITS)
-    }
-    assert flagged == set(RULES)
+        for text in texts
+        if not any(phrase in text.lower() for phrase in ADVERTISEMENTS)
+        for rule in broken_rules(text, stop_reason="end", limits=GateConfig(script="latin"))
+    )
+    assert not flagged
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "share"),
+    [
+        ("a cat", "latin", 0.0),
+        ("\u043a\u043e\u0442", "latin", 1.0),
+        ("\u043a\u043e\u0442", "cyrillic", 0.0),
+        ("\u732b\u3068\u30cd\u30b3", "cjk", 0.0),
+        ("ab\u732b\u732b", "cjk", 0.5),
+        ("\uff43\uff41\uff54 5 \xb5m", "latin", 0.2),  # wide letters are Latin, a mu is Greek
+        ("12 - 34", "latin", 0.0),
+    ],
+)
+def test_letters_of_another_script_are_counted(text: str, family: str, share: float) -> None:
+    assert share_of_other_scripts(text, family) == share
+
+
+def test_required_words_are_found_whole_and_in_any_case() -> None:
+    limits = GateConfig(required_words=["photo of", "sks"])
+    good, partly, inside = "A Photo, of (SKS) dog", "a photo of a dog", "a photo of asksa"
+    assert broken_rules(good, stop_reason="end", limits=limits) == []
+    assert broken_rules(partly, stop_reason="end", limits=limits) == ["missing_words"]
+    assert broken_rules(inside, stop_reason="end", limits=limits) == ["missing_words"]
+
+
+def test_a_text_on_more_pictures_than_allowed_is_flagged_on_all_of_them() -> None:
+    part = [Written(t, "end") for t in ("a ring", "A  ring", "a ring", "a cross", "a cross", "")]
+    flags = broken_rules_of_part(part, limits=GateConfig(max_pictures_per_text=2))
+    assert flags == [[SAME_TEXT]] * 3 + [[], [], ["empty"]]
+
+
+@given(st.permutations(["a ring"] * 3 + ["a cross"] * 2 + ["I cannot see it"]))
+def test_the_order_of_a_part_changes_no_flag(texts: list[str]) -> None:
+    limits = GateConfig(max_pictures_per_text=2)
+    flags = broken_rules_of_part([Written(text, "end") for text in texts], limits=limits)
+    expected = {"a ring": [SAME_TEXT], "a cross": [], "I cannot see it": ["refusal"]}
+    assert flags == [expected[text] for text in texts]
+
+
+def test_equal_captions_are_accepted_unless_a_limit_is_given() -> None:
+    part = [Written("a ring", "end")] * 50
+    assert not any(broken_rules_of_part(part, limits=GateConfig()))
+    others = GateConfig(max_pictures_per_text=1, rules=["empty"])
+    assert not any(broken_rules_of_part(part, limits=others))
 
 
 def stop(num_captions: int, num_gated: int, *, is_final: bool) -> None:
@@ -75,10 +203,19 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         GateConfig(max_repeats=1)
     with pytest.raises(ConfigError, match="max_gated_share"):
         GateConfig(max_gated_share=1.5)
+    with pytest.raises(ConfigError, match="'klingon', expected one of arabic, cjk"):
+        GateConfig(script="klingon")
+    with pytest.raises(ConfigError, match="max_other_script_share"):
+        GateConfig(max_other_script_share=-0.1)
+    with pytest.raises(ConfigError, match="every entry needs a word"):
+        GateConfig(required_words=["?"])
+    with pytest.raises(ConfigError, match="max_pictures_per_text must be at least 1"):
+        GateConfig(max_pictures_per_text=0)
 
 
 def test_settings_know_the_rules_by_name() -> None:
-    assert tuple(RULES) == RULE_NAMES
+    assert (*RULES, SAME_TEXT) == RULE_NAMES
+    assert tuple(sorted(SCRIPT_FAMILIES)) == SCRIPTS
     with pytest.raises(ConfigError, match="unknown rule 'lopp'"):
         GateConfig(rules=["lopp"])
     looping = "a man with a hat with a hat with a hat with a hat with a hat"
