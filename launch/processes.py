@@ -24,6 +24,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 _MIXED: dict[str, str] = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
+_HOW_TO_START = "Start with `accelerate launch --config_file launch/accelerate/NAME.yaml -m ...`."
+
 _STRATEGIES = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
@@ -144,19 +146,24 @@ def accelerator(
 
     from accelerate import Accelerator
 
-    made = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=_MIXED[precision],
-        gradient_accumulation_steps=gradient_accumulation_steps,
-    )
+    try:
+        made = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=_MIXED[precision],
+            gradient_accumulation_steps=gradient_accumulation_steps,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"the launcher announced {world_size()} processes and accelerate cannot join them "
+            f"({error}). {_HOW_TO_START}"
+        ) from error
     got = str(made.distributed_type.value)
     if asked and got != asked[0]:
         raise _not_what_was_asked(asked[0], f"accelerate's {got} strategy")
     if made.num_processes != world_size():
         raise InputError(
             f"the launcher announced {world_size()} processes and accelerate joined "
-            f"{made.num_processes}; every process would do all of the work. Start with "
-            "`accelerate launch --config_file launch/accelerate/NAME.yaml -m ...`."
+            f"{made.num_processes}; every process would do all of the work. {_HOW_TO_START}"
         )
     return made
 
