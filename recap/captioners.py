@@ -16,7 +16,7 @@ from torch import Tensor
 
 from launch.stages import Stages
 from recap.captioner.coca import CoCa
-from recap.captioner.decode import Group, decode, group_size
+from recap.captioner.decode import Decoder, Group, group_size
 from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.config import DecodeConfig
@@ -76,6 +76,9 @@ class CoCaCaptioner:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        # Kept from part to part: it holds weights packed for this batch, and the caches.
+        self._decoder: Decoder | None = None
+        self._config: DecodeConfig | None = None
 
     @property
     def image_size(self) -> int:
@@ -99,15 +102,16 @@ class CoCaCaptioner:
                     found = Group(self._look_at(group), group.sample_ids)
                 yield found
 
-        for sample_id, caption in decode(
-            model.text,
-            model.text_decoder,
-            encoded(),
-            special=model.special,
-            config=config,
-            seed=seed,
-            num_slots=self.batch_size,
-        ):
+        if self._decoder is None or self._config != config:
+            self._config = config
+            self._decoder = Decoder(
+                model.text,
+                model.text_decoder,
+                special=model.special,
+                config=config,
+                num_slots=self.batch_size,
+            )
+        for sample_id, caption in self._decoder.write(encoded(), seed=seed):
             yield (
                 sample_id,
                 Caption(
