@@ -26,7 +26,7 @@ from recap.config import CaptionConfig, GateConfig
 from recap.gates import Written, broken_rules_of_part, stop_if_too_many
 from recap.reading import pixel_groups
 
-CODE = 1
+CODE = 2
 """Version of decoding and gates; raised whenever the same settings give other captions or flags, so
 that captions of two versions are never mixed in one folder."""
 

@@ -73,10 +73,10 @@ class SelfCache:
     def __init__(self, block: ResidualAttentionBlock, *, num_rows: int, max_tokens: int) -> None:
         self._step = StepBlock(block, num_rows=num_rows, is_cross=False)
         heads = block.attn.num_heads
-        shape = (num_rows, heads, max_tokens, block.attn.embed_dim // heads)
-        # Zeros: what is masked is multiplied by zero, which would not help against a NaN.
-        self.keys = block.attn.in_proj_weight.new_zeros(shape)
-        self.values = torch.zeros_like(self.keys)
+        # Keys and values in one array, so that one operation writes both. Zeros: what is masked is
+        # multiplied by zero, which would not help against a NaN.
+        shape = (num_rows, 2, heads, max_tokens, block.attn.embed_dim // heads)
+        self._memory = block.attn.in_proj_weight.new_zeros(shape)
 
     def step(
         self,
@@ -87,20 +87,18 @@ class SelfCache:
         mask: Float[Tensor, "R 1 1 L"],
     ) -> Float[Tensor, "R W"]:
         """Run the block for the newest token, which sees itself and all before it."""
-        qkv = self._step.queries(x).unflatten(1, (3, self.keys.shape[1], -1))  # [R, 3, heads, d]
-        q, k, v = qkv.unbind(dim=1)
-        self.keys[rows, :, positions] = k
-        self.values[rows, :, positions] = v
-        seen = mask.shape[-1]
+        heads = self._memory.shape[2]
+        qkv = self._step.queries(x).unflatten(1, (3, heads, -1))  # [R, 3, heads, d]
+        self._memory[rows, :, :, positions] = qkv[:, 1:]
+        keys, values = self._memory[:, :, :, : mask.shape[-1]].unbind(dim=1)
         attended = functional.scaled_dot_product_attention(
-            q[:, :, None], self.keys[:, :, :seen], self.values[:, :, :seen], attn_mask=mask
+            qkv[:, 0, :, None], keys, values, attn_mask=mask
         )
         return self._step.finish(x, attended.flatten(1))
 
     def reorder(self, parents: Int[Tensor, "R"], *, seen: int) -> None:
         """Let every row go on from what another one has written so far."""
-        self.keys[:, :, :seen] = self.keys[parents, :, :seen]
-        self.values[:, :, :seen] = self.values[parents, :, :seen]
+        self._memory[:, :, :, :seen] = self._memory[parents, :, :, :seen]
 
 
 class CrossMemory:

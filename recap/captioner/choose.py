@@ -113,8 +113,11 @@ class Limits:
         )
 
     def possible(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """Return the model's own scores of everything that a caption may hold at all."""
-        return logits.index_fill(1, self._never, float("-inf"))
+        """Return the model's own scores of everything that a caption may hold at all.
+
+        The rest is written over in place: a step's scores are a large array that nobody else needs.
+        """
+        return logits.index_fill_(1, self._never, float("-inf"))
 
     def apply(
         self, logits: Float[Tensor, "R V"], *, ages: Int[Tensor, "R"]
@@ -184,8 +187,8 @@ class Single:
         else:
             draw = self._draws[self._slots, ages]
             tokens = drawn_token(allowed, config=self._config, draw=draw)
-        chosen = logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
-        self._logprob += chosen
+        chosen = logits.gather(1, tokens[:, None])[:, 0]
+        self._logprob += chosen - logits.logsumexp(dim=-1)
         self._written[self._slots, ages] = tokens
         self._limits.note(tokens, None)
         is_last = ages + 1 >= self._shape.max_tokens

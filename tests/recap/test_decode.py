@@ -374,13 +374,14 @@ def public_model(architecture: str) -> OpenClipCoCa:
     return model
 
 
+# Whole architectures and more pictures: tests/benchmarks/decode_parity.py.
 @pytest.mark.parametrize("architecture", PUBLIC)
 @torch.inference_mode()
 def test_tokens_equal_those_of_open_clips_forward_pass(architecture: str) -> None:
     model, special = public_model(architecture), SpecialTokens(pad=0, start=94, end=95)
     side = model.visual.image_size
     side = side if isinstance(side, int) else side[0]
-    images = torch.randn(64, 3, side, side, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(24, 3, side, side, generator=torch.Generator().manual_seed(2))
     latent, image_tokens = model._encode_image(images)
 
     def log_probs(rows: slice, tokens: torch.Tensor) -> torch.Tensor:
@@ -403,13 +404,13 @@ def test_tokens_equal_those_of_open_clips_forward_pass(architecture: str) -> Non
         )
         return [caption.tokens for caption in found]
 
-    tokens = torch.full((64, 1), special.start)
+    tokens = torch.full((24, 1), special.start)
     for _ in range(8):
         newest = log_probs(slice(None), tokens).argmax(dim=-1, keepdim=True)
         tokens = torch.cat([tokens, newest], dim=1)
-    greedy = written(64, DecodeConfig(max_tokens=8))
+    greedy = written(24, DecodeConfig(max_tokens=8))
     assert greedy == [until_end(row, special) for row in tokens[:, 1:].tolist()]
-    assert len({tuple(caption) for caption in greedy}) > 16, "the model must say different things"
+    assert len({tuple(caption) for caption in greedy}) > 8, "the model must say different things"
 
     config = DecodeConfig(method="beam", num_beams=2, max_tokens=6)
     assert written(3, config) == [
