@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt64
 
-from eval.stats import LEVEL, Array, generator_of, t_interval
+from eval.stats import LEVEL, Array, generator_of, ratio_interval
 from launch import keyed
 
 SIGNALS = ("agreement", "margin")
@@ -242,7 +242,7 @@ def calibration(estimates: Floats, truth: Floats) -> list[dict[str, Any]]:
     order = np.argsort(estimates, kind="stable")
     bins = []
     for rows in np.array_split(order, min(NUM_BINS, max(1, len(order) // 10))):
-        interval = t_interval(truth[rows])
+        interval = ratio_interval(truth[rows], np.ones(len(rows)))
         bins.append(
             {
                 "num": len(rows),

@@ -281,7 +281,7 @@ def told(
         if found is not None:
             estimates[known] = found.estimates
             facts["known"] = found.facts
-    elif calibration is not None:
+    if facts["known"] is None and calibration is not None:
         fitted = calibration["kinds"].get(kind, {}).get("known")
         carried = pure.carried_over(signals, fitted["sets"]) if fitted else None
         if carried is not None:

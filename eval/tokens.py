@@ -95,7 +95,9 @@ def _load(source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=Path(source).is_dir())
+        return AutoTokenizer.from_pretrained(
+            source, local_files_only=Path(source).is_dir(), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"text_encoders: {source}: no tokenizer that transformers can load ({error}). Give a "

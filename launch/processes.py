@@ -153,6 +153,10 @@ def accelerator(
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
     except ValueError as error:
+        if world_size() == 1:
+            raise InputError(
+                f"precision={precision}: accelerate refuses it here: {error}"
+            ) from error
         raise InputError(
             f"the launcher announced {world_size()} processes and accelerate cannot join them "
             f"({error}). {_HOW_TO_START}"

@@ -338,7 +338,8 @@ def _relative(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_relative(v, folder) for v in value]
     if isinstance(value, Path):
-        return os.path.relpath(value, folder)
+        # What lies nowhere is a name, such as that of public weights.
+        return os.path.relpath(value, folder) if value.exists() else str(value)
     return to_plain(value)
 
 

@@ -116,7 +116,7 @@ def refuse_if_too_few(corpus: Corpus, cfg: CaptionerTrainConfig) -> None:
             f"{cfg.images}: {num_left_out:,} of {corpus.num_in:,} {cfg.kind} captions of the "
             f"training split cannot be used ({reasons}); at most "
             f"max_left_out_share={cfg.max_left_out_share:g} may be left out. Raise "
-            "model.context_length, or the limit."
+            f"{'context_length' if cfg.init else 'model.context_length'}, or the limit."
         )
     if len(corpus.rows) < cfg.batch_size:
         raise InputError(

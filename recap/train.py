@@ -16,7 +16,7 @@ from launch import keyed
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
 from launch.errors import InputError, StoppedError
 from launch.processes import accelerator as make_accelerator
-from launch.processes import rank, rank_slice, set_threads, world_size
+from launch.processes import device, rank, rank_slice, set_threads, world_size
 from launch.run import Run
 from launch.training import (
     EpochOrder,
@@ -82,8 +82,8 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             "samples": f"{cfg.samples:,} in {num_steps:,} steps of {cfg.batch_size}",
             "processes": world_size(),
         },
-        # Each computes its part of a sum, and a sum depends on its parts.
-        recipe={"num_processes": world_size()},
+        # Each computes its part of a sum, and a sum depends on its parts and on who adds.
+        recipe={"num_processes": world_size(), "device": device().type},
     ):
         return
 

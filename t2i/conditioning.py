@@ -55,7 +55,9 @@ class TextEncoder:
 
         is_local = Path(source).is_dir()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=is_local)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(source), local_files_only=is_local, trust_remote_code=False
+            )
             model = _load_encoder(str(source), is_local=is_local)
         except (OSError, ValueError) as error:
             raise ArtifactError(
@@ -130,7 +132,7 @@ def _load_encoder(source: str, *, is_local: bool) -> Any:
     )
 
     settings: dict[str, Any] = {"use_safetensors": True, "local_files_only": is_local}
-    config = AutoConfig.from_pretrained(source, local_files_only=is_local)
+    config = AutoConfig.from_pretrained(source, local_files_only=is_local, trust_remote_code=False)
     if config.model_type in {"clip", "clip_text_model"}:
         return CLIPTextModel.from_pretrained(source, **settings)
     if type(config) in AutoModelForTextEncoding._model_mapping:

@@ -132,8 +132,8 @@ class CrossMemory:
     def step(self, x: Float[Tensor, "R W"]) -> Float[Tensor, "R W"]:
         """Run the block for the newest token of every beam.
 
-        Plain products: torch's fused attention is made for many queries, and takes a third of the
-        memory's speed where there are six.
+        Plain products: torch's fused attention is made for many queries, and reads the pictures at
+        a fraction of the memory's speed where there are a few.
         """
         q = self._step.queries(x).unflatten(1, (self.keys.shape[1], -1))  # [R, heads, d]
         q = q.unflatten(0, (-1, self._num_beams)).transpose(1, 2)  # [S, heads, K, d]

@@ -8,7 +8,8 @@ padding is recognised by a token id that may be a word. Here the projection is i
 are given by the caller, and [CLS] has the position after the last one of the context however far a
 batch is padded. On full-length rows without padding both agree, which a test shows.
 
-The same per-block functions serve training (whole captions) and `decode.py` (one token at a time).
+The per-block functions here are for whole captions; `cache.py` writes its own steps, one token at a
+time, over packed weights, and tests hold both to the same tokens.
 
 B pictures, G captions of one length group, L tokens, Q image tokens, W width, D features,
 H height and width of a picture, V vocabulary
@@ -107,7 +108,7 @@ class SpecialTokens:
     end: int = 2
 
 
-# Functions over one block of open_clip, shared by training and cached decoding.
+# Functions over one block of open_clip.
 
 
 def split_heads(x: Float[Tensor, "B L W"], num_heads: int) -> Float[Tensor, "B heads L d"]:

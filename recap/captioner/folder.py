@@ -55,7 +55,7 @@ def save_captioner(
             "size": asdict(size),
             "vocab_size": tokenizer.vocab_size,
             "special_tokens": asdict(tokenizer.special),
-            "pixels": "RGB, centre-cropped and resized to image_size, scaled to [-1, 1]",
+            "pixels": "RGB, centre-cropped, resized and scaled as `size` says",
         },
     )
     return [CONFIG, WEIGHTS, TOKENIZER, VALIDATION]

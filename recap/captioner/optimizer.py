@@ -18,8 +18,8 @@ BETAS = (0.9, 0.98)
 LR_SCALE = "lr_scale"
 """Key of a parameter group: what the rate of a step is multiplied with."""
 
-_LAYER = re.compile(r"(?:resblocks|blocks|layers?)\.?(\d+)\.")
-"""Number of a layer in the parameter names of open_clip's and timm's towers."""
+_LAYER = re.compile(r"(?:resblocks|stages|blocks|layers?)\.?(\d+)\.")
+"""Numbers of stages and layers in the parameter names of open_clip's and timm's towers."""
 
 _BEHIND = re.compile(r"(?:trunk\.)?(?:proj|ln_post|head|norm|fc_norm|attn_?pool)")
 """Beginnings of the names of what stands behind the last layer."""
@@ -90,19 +90,23 @@ def depths(tower: nn.Module) -> dict[int, int]:
     Raises:
         ConfigError: No layer is numbered.
     """
-    numbers = [_LAYER.search(name) for name, _ in tower.named_parameters()]
-    layers = [int(number.group(1)) for number in numbers if number]
+    names = [name for name, _ in tower.named_parameters()]
+    # A layer is all the numbers that lead to it: block 0 of stage 3 comes after those of stage 2.
+    layers = sorted({layer for name in names if (layer := layer_of(name))})
     if not layers:
         raise ConfigError(
             f"image_layer_decay: the layers of a {type(tower).__name__} are not numbered in its "
             "parameters' names; leave it at 1"
         )
-    num_layers = max(layers) + 1
     found: dict[int, int] = {}
     for name, parameter in tower.named_parameters():
-        number = _LAYER.search(name)
-        if number is not None:
-            found[id(parameter)] = num_layers - int(number.group(1))
+        if layer := layer_of(name):
+            found[id(parameter)] = len(layers) - layers.index(layer)
         else:
-            found[id(parameter)] = 0 if _BEHIND.match(name) else num_layers + 1
+            found[id(parameter)] = 0 if _BEHIND.match(name) else len(layers) + 1
     return found
+
+
+def layer_of(name: str) -> tuple[int, ...]:
+    """Return the numbers of the stage, if any, and the block that a parameter belongs to."""
+    return tuple(int(number) for number in _LAYER.findall(name))

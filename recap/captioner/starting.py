@@ -1,8 +1,9 @@
 """Where a captioner starts from: public weights of open_clip, its own or only a CLIP image tower.
 
 `open_clip:NAME/TAG` names weights that open_clip knows and fetches, `open_clip:NAME@FILE` a local
-safetensors file in open_clip's layout. Everything is loaded strictly: a weight that is missing or
-left over is an error. Only safetensors are read, because a pickle can run code.
+safetensors file in open_clip's layout (`NAME/TAG@FILE` where it holds a tag's weights). Everything
+is loaded strictly: a weight that is missing or left over is an error. Only safetensors are read,
+because a pickle can run code.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from recap.captioner.towers import ClipTower, open_clip_config
 from recap.config import CaptionerSizeConfig
 
 PREFIX = "open_clip:"
+FORMS = "open_clip:NAME/TAG, open_clip:NAME@FILE or open_clip:NAME/TAG@FILE"
 CLIP_VOCAB_SIZE = 49_408
 
 
@@ -61,40 +63,39 @@ def find_public(spec: Path) -> PublicWeights:
     """Find weights of open_clip, fetching a tag's if they are not here yet.
 
     Args:
-        spec: `open_clip:NAME/TAG` or `open_clip:NAME@FILE`.
+        spec: `open_clip:NAME/TAG`, `open_clip:NAME@FILE`, or `open_clip:NAME/TAG@FILE` for a local
+            copy of a tag's weights, which keeps what is known of the tag: how it scales pictures,
+            and its activation.
 
     Raises:
         ConfigError: There is no such architecture, tag or file, or the weights are pickled.
         InputError: The tag's weights cannot be fetched.
     """
-    text = str(spec).removeprefix(PREFIX)
-    name, is_file, file = text.partition("@")
-    name, _, tag = (name, "", "") if is_file else text.rpartition("/")
-    description: dict[str, Any] = {}
+    model, is_file, file = str(spec).removeprefix(PREFIX).partition("@")
+    name, _, tag = model.partition("/")
     config = open_clip_config(name)
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in known and (tag or not is_file):
+        raise ConfigError(
+            f"{spec}: expected {FORMS}; the tags of {name} are {', '.join(known) or 'none'}"
+        )
+    description: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag) if tag else {}
     if is_file:
         found = Path(file)
         if not found.is_file():
-            raise ConfigError(f"{spec}: there is no file {file}")
+            raise ConfigError(f"{spec}: there is no file {file}; give the path of its weights")
     else:
-        known = open_clip.list_pretrained_tags_by_model(name)
-        if tag not in known:
-            raise ConfigError(
-                f"{spec}: expected open_clip:NAME/TAG or open_clip:NAME@FILE; the tags of {name} "
-                f"are {', '.join(known) or 'none'}"
-            )
-        description = open_clip.get_pretrained_cfg(name, tag)
         try:
             found = Path(open_clip.download_pretrained(description))
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"{spec}: its weights are not on this machine and cannot be fetched ({error}). "
-                "Fetch them where there is a network, and give open_clip:NAME@FILE."
+                "Fetch them where there is a network, and give open_clip:NAME/TAG@FILE."
             ) from error
     if found.suffix != ".safetensors":
         raise ConfigError(
             f"{found}: only safetensors are read, because a pickle can run code; save the weights "
-            "as safetensors and give open_clip:NAME@FILE"
+            "as safetensors and give open_clip:NAME/TAG@FILE"
         )
     return PublicWeights(
         name=name,
@@ -150,14 +151,20 @@ def public_size(weights: PublicWeights) -> CaptionerSizeConfig:
     text, upper = config.get("text_cfg", {}), config.get("multimodal_cfg")
     expected = {key: text.get(key) for key in ("width", "heads", "context_length", "vocab_size")}
     if upper is None or "hf_model_name" in text:
-        raise ConfigError(f"{weights.name}: is no CoCa with a text tower of open_clip's own")
+        raise ConfigError(
+            f"{weights.name}: is no CoCa with a text tower of open_clip's own; give a CoCa, or a "
+            "CLIP as image_init"
+        )
     if text.get("vocab_size") != CLIP_VOCAB_SIZE:
         raise ConfigError(
             f"{weights.name}: has {text.get('vocab_size')} tokens and open_clip brings no "
             f"vocabulary of that size; CLIP's has {CLIP_VOCAB_SIZE}"
         )
     if any(upper.get(key) != value for key, value in expected.items()) or weights.quick_gelu:
-        raise ConfigError(f"{weights.name}: the halves of its text tower differ from each other")
+        raise ConfigError(
+            f"{weights.name}: the halves of its text tower differ in width, heads, context or "
+            "vocabulary, or have OpenAI's approximate GELU, which this decoder does not run"
+        )
     return CaptionerSizeConfig(
         tower="coca",
         image_model=weights.name,

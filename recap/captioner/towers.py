@@ -175,9 +175,11 @@ def open_clip_image_tower(size: CaptionerSizeConfig) -> nn.Module:
         ConfigError: open_clip has no such architecture.
     """
     config = open_clip_config(str(size.image_model))
-    return _build_vision_tower(
-        config["embed_dim"], config["vision_cfg"], quick_gelu=size.image_quick_gelu
-    )
+    # Nothing is dropped at random: the draws would be torch's own, and another in every pass.
+    vision = {**config["vision_cfg"], "patch_dropout": 0.0}
+    if "timm_model_name" in vision:
+        vision |= {"timm_drop": 0.0, "timm_drop_path": None}
+    return _build_vision_tower(config["embed_dim"], vision, quick_gelu=size.image_quick_gelu)
 
 
 def open_clip_config(name: str) -> dict[str, Any]:

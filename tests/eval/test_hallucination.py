@@ -160,3 +160,11 @@ def test_captions_without_claim_or_signal_are_left_out_and_counted() -> None:
     assert np.isnan(found.estimates[:9]).all()
     few = {"false": false[:40], "claims": claims[:40], "ids": IDS[:40]}
     assert assess({"agreement": signal[:40]}, **few) is None
+
+
+def test_a_bin_in_which_nothing_is_invented_is_not_said_to_be_certain() -> None:
+    (only,) = calibration(np.linspace(0, 1, 10), np.zeros(10))
+    low, high = only["interval"]
+    assert only["mean_truth"] == 0
+    assert low == 0
+    assert 0 < high < 1

@@ -189,7 +189,8 @@ def test_a_mostly_bad_job_stops_and_keeps_its_quarantine(world: Path, tmp_path: 
 
 
 def test_one_text_on_many_pictures_of_a_part_is_quarantined(world: Path, tmp_path: Path) -> None:
-    decode = DecodeConfig(method="greedy", max_tokens=1)  # the end token alone, or one word
+    # Exactly one word, of which there are fewer than pictures.
+    decode = DecodeConfig(method="greedy", min_tokens=1, max_tokens=2)
     gates = GateConfig(rules=["same_text"], max_pictures_per_text=1, max_gated_share=1.0)
     limited = replace(gates, max_pictures_per_text=10_000)
     folders = [
@@ -198,6 +199,7 @@ def test_one_text_on_many_pictures_of_a_part_is_quarantined(world: Path, tmp_pat
     ]
     gated, whole = map(open_captions, folders)
     flags = gated.quarantined()["flags"].to_pylist()
+    assert flags
     assert all(found == ["same_text"] for found in flags)
     assert gated.table.num_rows + len(flags) == whole.table.num_rows
 
@@ -291,6 +293,15 @@ def test_bfloat16_is_a_recipe_of_its_own(world: Path, captioned: Path, tmp_path:
     half = start(settings(world, precision="bfloat16"), tmp_path / "captions")
     assert read_manifest(half).recipe["precision"] == "bfloat16"
     assert read_manifest(half).counts["rows_in"] == read_manifest(captioned).counts["rows_in"]
+    with pytest.raises(ConfigError, match="precision"):
+        start(settings(world), half)
+
+
+def test_bfloat16_is_the_precision_of_all_weights(world: Path) -> None:
+    cpu = torch.device("cpu")
+    captioner = open_captioner(world / "captioner", batch_size=8, device=cpu, precision="bfloat16")
+    assert isinstance(captioner, CoCaCaptioner)
+    assert {parameter.dtype for parameter in captioner.model.parameters()} == {torch.bfloat16}
 
 
 def test_captions_of_another_version_of_the_decoder_are_never_mixed_in(

@@ -10,14 +10,15 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
-from launch.errors import ConfigError
+from launch.errors import ConfigError, InputError
 from launch.manifest import digest_file, read_manifest
 from launch.run import Run
 from recap.caption import caption
 from recap.captioner.coca import CoCa, SpecialTokens, group_by_length, initialise_decoder
-from recap.captioner.optimizer import LR_SCALE, build_optimizer, set_rate
+from recap.captioner.optimizer import LR_SCALE, build_optimizer, depths, set_rate
 from recap.captioner.starting import (
     extend_context,
     find_public,
@@ -63,6 +64,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Describe tiny architectures to open_clip and save random weights of each."""
     folder = tmp_path_factory.mktemp("open_clip")
     described = {"tiny_coca": COCA, "tiny_vit": CLIP, "tiny_resnet": RESNET, "tiny_timm": TIMM}
+    dropping = {**TIMM, "vision_cfg": {**TIMM["vision_cfg"], "timm_drop_path": 0.5}}
+    (folder / "tiny_dropping.json").write_text(json.dumps(dropping))
+    open_clip.add_model_config(folder / "tiny_dropping.json")
     for name, config in described.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
         open_clip.add_model_config(folder / f"{name}.json")
@@ -234,6 +238,8 @@ def test_public_weights_caption_at_once_and_are_noted_by_their_digest(
     manifest = read_manifest(tmp_path / "captions")
     digest = next(given.digest for given in manifest.inputs if given.role == "captioner")
     assert digest == digest_file(weights / "tiny_coca.safetensors")
+    noted = yaml.safe_load((tmp_path / "captions" / "config.yaml").read_text())
+    assert noted["captioner"] == str(path), "a name is no path, and is kept as it was given"
 
 
 def trained(images: Path, out: Path, **changes: Any) -> CoCa:
@@ -357,6 +363,77 @@ def test_rates_fall_from_layer_to_layer_towards_the_pixels(weights: Path) -> Non
     assert scale("visual.clip.transformer.resblocks.0.ln_1.weight") == pytest.approx(0.0005)
     assert scale("visual.clip.conv1.weight") == pytest.approx(0.00005)
     assert scale("visual.clip.positional_embedding") == pytest.approx(0.00005)
+
+
+def test_in_a_resnet_the_stem_is_deeper_than_the_first_layer(weights: Path) -> None:
+    tower = with_tower(weights, "tiny_resnet").visual.clip
+    found, named = depths(tower), dict(tower.named_parameters())
+    by_name = {name: found[id(parameter)] for name, parameter in named.items()}
+    assert by_name["attnpool.q_proj.weight"] == 0
+    assert by_name["layer4.0.conv1.weight"] == 1
+    assert by_name["layer1.0.conv1.weight"] == 4
+    assert by_name["conv1.weight"] == 5
+
+
+def test_blocks_of_later_stages_are_nearer_to_the_end() -> None:
+    class Stages(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = torch.nn.Linear(1, 1, bias=False)
+            self.stages = torch.nn.ModuleList(
+                torch.nn.ModuleDict(
+                    {
+                        "blocks": torch.nn.ModuleList(
+                            torch.nn.Linear(1, 1, bias=False) for _ in range(num)
+                        )
+                    }
+                )
+                for num in (3, 1)
+            )
+            self.head = torch.nn.Linear(1, 1, bias=False)
+
+    tower = Stages()
+    assert list(depths(tower).values()) == [5, 4, 3, 2, 1, 0]
+
+
+def test_layers_without_numbers_cannot_be_told_apart() -> None:
+    with pytest.raises(ConfigError, match="are not numbered"):
+        depths(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_tower_in_training_drops_nothing_at_random() -> None:
+    size = CaptionerSizeConfig(tower="clip", image_model="tiny_dropping", image_size=160)
+    tower = ClipTower(size).train()
+    pixels = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(tower(pixels)[1], tower(pixels)[1])
+
+
+def test_a_local_copy_of_a_tags_weights_is_used_as_the_tag_says(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"mean": (0.1, 0.2, 0.3), "std": (1, 1, 1), "quick_gelu": True}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["some"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: told)
+    file = weights / "tiny_vit.safetensors"
+    found = find_public(Path(f"open_clip:tiny_vit/some@{file}"))
+    assert (found.pixel_mean, found.quick_gelu, found.file) == ([0.1, 0.2, 0.3], True, file)
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda description: str(file))
+    assert find_public(Path("open_clip:tiny_vit/some")) == found
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(description: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["some"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: {})
+    monkeypatch.setattr(open_clip, "download_pretrained", no_network)
+    with pytest.raises(InputError, match="cannot be fetched"):
+        find_public(Path("open_clip:tiny_vit/some"))
 
 
 def test_every_parameter_is_trained_once(weights: Path) -> None:
