@@ -312,10 +312,23 @@ def best_set(sets: Mapping[str, Any]) -> str | None:
     return max(sets, key=lambda name: len(name.split(" and "))) if sets else None
 
 
+def tells_something(found: Mapping[str, Any]) -> bool:
+    """Say whether an estimate ranked captions better than chance where it was fitted."""
+    rank = found["correlation"]["spearman"]
+    return rank is not None and rank["interval"][0] > 0
+
+
 def carried_over(signals: Mapping[str, Floats], sets: Mapping[str, Any]) -> CarriedOver | None:
-    """Estimate captions of unknown truth by what was fitted elsewhere; None without such a fit."""
-    usable = {name: found for name, found in sets.items()
-              if set(found["model"]["signals"]) <= signals.keys()}  # fmt: skip
+    """Estimate captions of unknown truth by what was fitted elsewhere.
+
+    None without such a fit, or where no fit told anything even there: its rate would be the mean of
+    that world and know nothing of these captions.
+    """
+    usable = {
+        name: found
+        for name, found in sets.items()
+        if set(found["model"]["signals"]) <= signals.keys() and tells_something(found)
+    }
     chosen = best_set(usable)
     if chosen is None:
         return None

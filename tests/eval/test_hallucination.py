@@ -149,6 +149,11 @@ def test_a_signal_that_knows_correlates_and_noise_does_not() -> None:
     assert carried.name == "agreement"
     assert carried.estimates.mean() == pytest.approx((false / claims).mean(), abs=0.03)
     assert carried_over({}, sets) is None
+    knows_nothing = {"spearman": {"value": 0.01, "interval": [-0.1, 0.1]}}
+    told = {"agreement": {**sets["agreement"], "correlation": knows_nothing}}
+    assert carried_over({"agreement": signal}, told) is None
+    undefined = {"agreement": {**sets["agreement"], "correlation": {"spearman": None}}}
+    assert carried_over({"agreement": signal}, undefined) is None
 
 
 def test_captions_without_claim_or_signal_are_left_out_and_counted() -> None:
