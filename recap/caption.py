@@ -17,7 +17,6 @@ from launch import parts
 from launch.errors import ConfigError, InputError
 from launch.processes import device, set_threads, wait_for_everyone
 from launch.run import Run
-from launch.stages import Stages
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
 from recap.captioner.starting import note_start, size_of
@@ -25,13 +24,14 @@ from recap.captioners import Caption, open_captioner
 from recap.config import CaptionConfig, GateConfig
 from recap.gates import Written, broken_rules_of_part, stop_if_too_many
 from recap.reading import pixel_groups
+from recap.timing import Timing
 
 CODE = 2
 """Version of decoding and gates; raised whenever the same settings give other captions or flags, so
 that captions of two versions are never mixed in one folder."""
 
 STORING = "gates and files"
-"""Name of the stage after a caption is written."""
+"""Name of the span after a caption is written."""
 
 
 def caption(cfg: CaptionConfig, run: Run) -> None:
@@ -63,7 +63,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
     captioner = open_captioner(
         cfg.captioner, batch_size=cfg.batch_size, device=device(), precision=cfg.precision
     )
-    names, finished, stages = list(rows_of), Finished(run.out, cfg.gates), Stages()
+    names, finished, timing = list(rows_of), Finished(run.out, cfg.gates), Timing()
     with run.progress(num_pictures, label=f"caption {cfg.kind}") as progress:
         left = parts.pending(run.out, names)
         progress.resume(num_pictures - sum(len(rows_of[name]) for name in left))
@@ -76,21 +76,21 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
                 group_size=captioner.group_size,
                 num_workers=cfg.num_workers,
             )
-            groups = stages.waiting("waiting for pictures", progress.waiting(groups))
+            groups = timing.waiting("waiting for pictures", progress.waiting(groups))
             written = {}
-            with stages.stage("writing words"):
+            with timing.span("writing words"):
                 for sample_id, found in captioner.write(
-                    groups, config=cfg.decode, seed=cfg.seed, stages=stages
+                    groups, config=cfg.decode, seed=cfg.seed, timing=timing
                 ):
                     written[sample_id] = found
                     progress.advance(1)
-            with stages.stage(STORING):
+            with timing.span(STORING):
                 in_order = {s: written[s] for s in (images.sample_ids[row] for row in rows)}
                 store(run.out, name, gate(in_order, cfg=cfg))
                 finished.look(names)
-        run.log("stages", **stages.shares())
+        run.log("timing", **timing.shares())
         if run.is_main:
-            print(f"{run.verb}: {stages.line()}", flush=True)
+            print(f"{run.verb}: {timing.line()}", flush=True)
 
     wait_for_everyone()
     finished.look(names, is_final=True)

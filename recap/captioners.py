@@ -14,16 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from launch.stages import Stages
 from recap.captioner.coca import CoCa
 from recap.captioner.decode import Decoder, Group, group_size
 from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.config import DecodeConfig
 from recap.reading import PixelGroup
+from recap.timing import Timing
 
 LOOKING = "looking at pictures"
-"""Name of the stage that encodes pictures."""
+"""Name of the span that encodes pictures."""
 
 
 class Caption(NamedTuple):
@@ -51,7 +51,7 @@ class Captioner(Protocol):
         """Pictures that it takes together."""
 
     def write(
-        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, stages: Stages
+        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, timing: Timing
     ) -> Iterator[tuple[str, Caption]]:
         """Yield sample_id and caption of every picture, in the order in which they finish.
 
@@ -59,7 +59,7 @@ class Captioner(Protocol):
             groups: Pictures, `group_size` together.
             config: How tokens are chosen.
             seed: Seed of sampling.
-            stages: Counts what time is spent looking at pictures.
+            timing: Counts what time is spent looking at pictures.
         """
 
 
@@ -91,14 +91,14 @@ class CoCaCaptioner:
         return group_size(self.batch_size)
 
     def write(
-        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, stages: Stages
+        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, timing: Timing
     ) -> Iterator[tuple[str, Caption]]:
         """Yield sample_id and caption of every picture, in the order in which they finish."""
         model = self.model
 
         def encoded() -> Iterator[Group]:
             for group in groups:
-                with stages.stage(LOOKING):
+                with timing.span(LOOKING):
                     found = Group(self._look_at(group), group.sample_ids)
                 yield found
 

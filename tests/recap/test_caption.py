@@ -16,7 +16,6 @@ import torch
 from launch.errors import ConfigError, InputError, StoppedError
 from launch.manifest import is_complete, read_manifest
 from launch.run import Run
-from launch.stages import Stages
 from recap import caption as module
 from recap.artifacts import open_captions, open_images
 from recap.caption import caption
@@ -33,6 +32,7 @@ from recap.config import (
 )
 from recap.ingest import ingest
 from recap.reading import pixel_groups
+from recap.timing import Timing
 from recap.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -231,7 +231,7 @@ def test_a_loaded_captioner_writes_text_for_pictures(world: Path) -> None:
         num_workers=1,
     )
     written = dict(
-        captioner.write(groups, config=DecodeConfig(max_tokens=8), seed=0, stages=Stages())
+        captioner.write(groups, config=DecodeConfig(max_tokens=8), seed=0, timing=Timing())
     )
     assert set(written) == set(images.sample_ids[:3])
     assert all(isinstance(found.text, str) for found in written.values())

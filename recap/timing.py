@@ -1,4 +1,4 @@
-"""Where the time of a job goes: seconds by stage, and the stage that bounds the rest."""
+"""Where the time of a job goes: seconds by span, and the one that bounds the rest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Stages:
-    """Adds up seconds by stage. Of nested stages only the innermost runs.
+class Timing:
+    """Adds up seconds by span. Of nested spans only the innermost runs.
 
-    A stage of work that a device does on its own ends when the device was given its orders; what it
+    A span of work that a device does on its own ends when the device was given its orders; what it
     takes longer is counted where its result is waited for.
 
     Args:
@@ -27,7 +27,7 @@ class Stages:
         self._since = clock()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def span(self, name: str) -> Iterator[None]:
         """Count the time inside under a name."""
         self._count()
         self._open.append(name)
@@ -41,7 +41,7 @@ class Stages:
         """Yield items, counting the time that each takes to come."""
         supply = iter(items)
         while True:
-            with self.stage(name):
+            with self.span(name):
                 try:
                     item = next(supply)
                 except StopIteration:
@@ -49,7 +49,7 @@ class Stages:
             yield item
 
     def shares(self) -> dict[str, float]:
-        """Return each stage's share of all seconds counted, the greatest first."""
+        """Return each span's share of all seconds counted, the greatest first."""
         total = sum(self.seconds.values())
         ordered = sorted(self.seconds.items(), key=lambda item: (-item[1], item[0]))
         return {name: seconds / total if total else 0.0 for name, seconds in ordered}
