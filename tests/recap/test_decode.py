@@ -182,9 +182,9 @@ def beams_uncached(model: CoCa, pixels: torch.Tensor, *, config: DecodeConfig) -
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 def test_beam_search_equals_a_plain_one_without_caches(length_penalty: float) -> None:
-    model, pixels = talkative_model(), random_pixels(16)
+    model, pixels = talkative_model(), random_pixels(8)
     config = DecodeConfig(method="beam", num_beams=3, length_penalty=length_penalty, max_tokens=10)
-    expected = [beams_uncached(model, pixels[n : n + 1], config=config) for n in range(16)]
+    expected = [beams_uncached(model, pixels[n : n + 1], config=config) for n in range(8)]
     assert [c.tokens for c in write(model, pixels, config=config, num_slots=8)] == expected
     assert len({len(tokens) for tokens in expected}) > 1
 

@@ -17,6 +17,9 @@ from recap.sources.scenes import draw, language, world
 from recap.sources.scenes.source import open_scenes
 
 NUM = 2000
+NUM_READ = 600
+"""Of them, texts that are read back, which takes the longest."""
+
 IDS = [make_sample_id("test", str(index)) for index in range(NUM)]
 
 
@@ -150,7 +153,7 @@ def test_an_odd_or_tiny_side_is_refused() -> None:
 
 @pytest.mark.parametrize("style", ["dsc", "truth"])
 def test_a_complete_text_read_back_is_the_truth(style: language.Style) -> None:
-    for text, truth in zip(texts(style), truths(), strict=True):
+    for text, truth in zip(texts(style)[:NUM_READ], truths()[:NUM_READ], strict=True):
         said = compare(read(text), truth)
         assert len(read(text)) == len(truth), text
         assert not any(t.false_positive or t.false_negative for t in said.values()), text
@@ -158,7 +161,7 @@ def test_a_complete_text_read_back_is_the_truth(style: language.Style) -> None:
 
 @pytest.mark.parametrize("style", ["ssc", "human", "judge"])
 def test_a_text_that_claims_to_be_right_says_nothing_false(style: language.Style) -> None:
-    for text, truth in zip(texts(style), truths(), strict=True):
+    for text, truth in zip(texts(style)[:NUM_READ], truths()[:NUM_READ], strict=True):
         said = compare(read(text), truth)
         assert read(text), text
         assert not any(tally.false_positive for tally in said.values()), text
