@@ -119,8 +119,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
     AcceleratorState._reset_state(reset_partial_state=True)
+    before = dict(os.environ)
     yield monkeypatch
     AcceleratorState._reset_state(reset_partial_state=True)
+    # accelerate writes ranks and sizes into the environment even where it then fails.
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize(
