@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,10 @@ class Average:
         """Return the averaged tensors under the model's own names; they are not copies."""
         return dict(self._tensors)
 
+    def whole(self) -> dict[str, Tensor]:
+        """Return copies on the CPU, gathered and laid out as files hold them; call on all ranks."""
+        return {k: _whole(v).to("cpu", copy=True).contiguous() for k, v in self._tensors.items()}
+
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over an average to the bit."""
         _check_names(expected=self._tensors, found=tensors, what="averaged weights")
@@ -241,20 +245,20 @@ def training_tensors(
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
-    average: Average | None = None,
+    averages: Sequence[Average] = (),
 ) -> dict[str, Tensor]:
     """Flatten all tensors that training goes on from, each under a name, copied to the CPU.
 
     Names are `model/NAME`, `optimizer/NAME/KEY` (NAME is the parameter's, so the order of groups
-    does not matter) and `average/NAME`. With sharded parameters every rank must call this, since
+    does not matter) and `average-I/NAME`. With sharded parameters every rank must call this, since
     the shards are gathered.
     """
     found = {f"model/{k}": v for k, v in _plain(model).state_dict().items()}
     for name, parameter in _plain(model).named_parameters():
         for key, value in _optimizer_state(optimizer, parameter).items():
             found[f"optimizer/{name}/{key}"] = value
-    if average is not None:
-        found |= {f"average/{k}": v for k, v in average.state_dict().items()}
+    for i, average in enumerate(averages):
+        found |= {f"average-{i}/{k}": v for k, v in average.state_dict().items()}
     return {k: _whole(v).to("cpu", copy=True).contiguous() for k, v in found.items()}
 
 
@@ -263,14 +267,14 @@ def restore(
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
-    average: Average | None = None,
+    averages: Sequence[Average] = (),
 ) -> None:
     """Put a checkpoint's tensors back, to the bit.
 
     Raises:
         ArtifactError: The checkpoint is of another model, optimizer or precision.
     """
-    sections: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+    sections: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
     for name, tensor in checkpoint.tensors.items():
         section, _, rest = name.partition("/")
         sections.setdefault(section, {})[rest] = tensor
@@ -281,8 +285,8 @@ def restore(
         _copy(mine, sections["model"][name], name=name)
     if optimizer is not None:
         _restore_optimizer(sections["optimizer"], model=_plain(model), optimizer=optimizer)
-    if average is not None:
-        average.load_state_dict(sections["average"])
+    for i, average in enumerate(averages):
+        average.load_state_dict(sections.get(f"average-{i}", {}))
 
 
 def _restore_optimizer(

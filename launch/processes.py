@@ -7,6 +7,8 @@ here, and here it is refused when it would do something other than what was aske
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from launch.errors import ConfigError, InputError
@@ -42,6 +44,22 @@ def rank() -> int:
 def world_size() -> int:
     """Return how many processes work together, 1 when alone."""
     return max(1, _number(_SIZE_NAMES, default=1))
+
+
+def end_with_launcher() -> None:
+    """Have this process killed when the launcher that started it dies.
+
+    torch's launcher starts its processes in sessions of their own. Without this a launcher that
+    was killed leaves them waiting for one another, and holding the lock of their folder.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() == 1:  # it died before this call
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def device() -> torch.device:

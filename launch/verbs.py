@@ -24,6 +24,7 @@ from typing import Any
 from launch import config as configs
 from launch.errors import CaptionmixError, InputError
 from launch.manifest import is_complete
+from launch.processes import end_with_launcher
 from launch.run import Run, refuse_stale
 
 ANSWER = "\x1eexit code "
@@ -106,6 +107,7 @@ def guarded(work: Any) -> int:
 
 
 def _run(stage: str, verb: Verb, arguments: argparse.Namespace) -> None:
+    end_with_launcher()
     cfg = _load(verb, arguments)
     if arguments.out is None:
         raise InputError(f"{stage} {verb.name}: give --out DIR, the folder to write.")

@@ -112,7 +112,7 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
     checkpoints = Checkpoints(run.out / FOLDER)
     start, curve = 0, []
     if (found := checkpoints.latest()) is not None:
-        restore(found, model=model, optimizer=optimizer, average=average)
+        restore(found, model=model, optimizer=optimizer, averages=[average])
         start, curve = found.step, found.state["curve"]
 
     model.train()
@@ -171,7 +171,7 @@ def train(cfg: CaptionerTrainConfig, run: Run) -> None:
             progress.advance(cfg.batch_size, step=step, **shown)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
             if is_saved and step < num_steps and run.is_main:
-                tensors = training_tensors(model=model, optimizer=optimizer, average=average)
+                tensors = training_tensors(model=model, optimizer=optimizer, averages=[average])
                 checkpoints.save(step, tensors, {"samples_seen": samples_seen, "curve": curve})
 
     if run.is_main:

@@ -155,7 +155,7 @@ class EncodeConfig:
 class TrainConfig:
     """Train one text-conditioned latent diffusion model: one arm, one seed."""
 
-    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples"})
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples", "num_workers"})
 
     images: Path
     """Images artifact."""
@@ -178,6 +178,10 @@ class TrainConfig:
     required_kinds: list[str]
     """Pictures without an accepted caption of each of these are left out and counted."""
 
+    fallback: dict[str, str] = field(default_factory=dict)
+    """Kind of the mix -> kind that stands in where a picture has no caption of it; counted. For a
+    single run: arms of a study train on pictures that have every kind."""
+
     size: Literal["tiny", "small", "base", "paper"] = "tiny"
     """Denoiser size by name."""
 
@@ -189,6 +193,23 @@ class TrainConfig:
 
     batch_size: int = 64
     """Pictures per step over all processes; a multiple of 8."""
+
+    microbatch: int | None = None
+    """Pictures that a process puts through the model at once, a multiple of 8; None: all of its
+    part of the batch. Gradients of the parts are added up."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the denoiser; weights, moments and averages stay float32."""
+
+    checkpoint_activations: bool = False
+    """Keep only the inputs of each block and compute the rest again in the backward pass: less
+    memory, about a third more time."""
+
+    compile: bool = False
+    """Compile the denoiser with torch.compile: a start of minutes, then quicker steps."""
+
+    attention: Literal["torch", "xformers"] = "torch"
+    """Whose attention kernels; xformers needs a GPU and `pip install captionmix[gpu]`."""
 
     lr: float = 1e-3
     """Peak learning rate."""
@@ -202,8 +223,9 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest gradient norm."""
 
-    ema_decay: float = 0.995
-    """Share of the old weight average kept at each step."""
+    ema_decays: list[float] = field(default_factory=lambda: [0.995])
+    """Share of the old weight average kept at each step, for one or two averages. The first is the
+    model; the second is kept beside it as `averages/<decay>/`."""
 
     text_dropout: float = 0.1
     """Share of samples trained without text, for guidance."""
@@ -223,16 +245,31 @@ class TrainConfig:
     threads: int = 1
     """CPU threads; part of the recipe."""
 
+    num_workers: int = 0
+    """Threads that gather batches ahead of the loop; 0 gathers in the loop. Cannot change a bit."""
+
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
+        if self.microbatch is not None:
+            require_multiple_of_8(self, "microbatch")
         require_positive(self, "snapshots", "checkpoint_samples", "log_samples", "threads")
         if self.samples < self.batch_size:
             raise ConfigError(
                 f"samples={self.samples} must be at least one batch of {self.batch_size}"
             )
-        for name in ("text_dropout", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in [0, 1), got {getattr(self, name):g}")
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
+        if not 0 <= self.text_dropout < 1:
+            raise ConfigError(f"text_dropout must lie in [0, 1), got {self.text_dropout:g}")
+        decays = self.ema_decays
+        if not 1 <= len(set(decays)) == len(decays) <= 2 or not all(0 <= d < 1 for d in decays):
+            raise ConfigError(f"ema_decays must be one or two numbers in [0, 1), got {decays}")
+        for kind, other in self.fallback.items():
+            if kind not in self.caption_mix or kind in self.required_kinds or kind == other:
+                raise ConfigError(
+                    f"fallback: {kind}: {other} can never be used; expected a kind of caption_mix "
+                    "that is not among required_kinds, and another kind to stand in for it"
+                )
         total = sum(self.caption_mix.values())
         if abs(total - 1) > 1e-6 or any(p < 0 for p in self.caption_mix.values()):
             raise ConfigError(

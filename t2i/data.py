@@ -10,7 +10,9 @@ tokens, D text width
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +28,9 @@ from t2i.mix import ALT, choose_kinds, kind_order
 
 TOKEN_MULTIPLE = 8
 """Padded text lengths are multiples of this."""
+
+STEPS_AHEAD = 2
+"""Steps that each thread may be ahead of the loop."""
 
 
 class Draw(NamedTuple):
@@ -65,6 +70,17 @@ class Batch(NamedTuple):
     text_embeds: Float[np.ndarray, "B L D"]
     text_mask: Bool[np.ndarray, "B L"]
 
+    @property
+    def num_pictures(self) -> int:
+        """Count the pictures."""
+        return len(self.noise)
+
+    def split(self, size: int | None) -> list[Batch]:
+        """Cut into parts of `size` pictures; None: one part."""
+        size = size or self.num_pictures
+        starts = range(0, self.num_pictures, size)
+        return [Batch(*(array[start : start + size] for array in self)) for start in starts]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
@@ -81,6 +97,9 @@ class TrainingSet:
 
     missing: dict[str, int]
     """Pictures left out, by `missing_<kind>` of the first required kind that they lack."""
+
+    stood_in: dict[str, int]
+    """Pictures with a caption of another kind in place of one, by `<other>_for_<kind>`."""
 
     ids: UInt64[np.ndarray, " N"]
     latent_rows: Int64[np.ndarray, " N"]
@@ -137,6 +156,37 @@ class TrainingSet:
             text_embeds=embeds,
             text_mask=mask,
         )
+
+    def batches(
+        self, steps: range, here: slice, *, num_workers: int
+    ) -> Iterator[tuple[Draw, Batch]]:
+        """Yield what each step sees, in order.
+
+        Args:
+            steps: Steps, counted from 1.
+            here: Slice of the global batch that is gathered.
+            num_workers: Threads that gather ahead; numpy copies and computes without Python's lock.
+        """
+        if not num_workers:
+            for step in steps:
+                draw = self.draw(step)
+                yield draw, self.gather(draw, here)
+            return
+        ahead: deque[tuple[Draw, Future[Batch]]] = deque()
+        with ThreadPoolExecutor(num_workers) as pool:
+            try:
+                for step in steps:
+                    draw = self.draw(step)
+                    ahead.append((draw, pool.submit(self.gather, draw, here)))
+                    if len(ahead) > STEPS_AHEAD * num_workers:
+                        draw, batch = ahead.popleft()
+                        yield draw, batch.result()
+                while ahead:
+                    draw, batch = ahead.popleft()
+                    yield draw, batch.result()
+            finally:
+                for _, batch in ahead:
+                    batch.cancel()
 
     def sample_ids_of(self, draw: Draw, here: slice = slice(None)) -> list[str]:
         """Name the pictures of a slice of a batch, for a message."""
@@ -205,6 +255,7 @@ def join(
     text_states: TextStates,
     caption_mix: Mapping[str, float],
     required_kinds: Sequence[str],
+    fallback: Mapping[str, str],
     seed: int,
     batch_size: int,
     text_dropout: float,
@@ -217,7 +268,12 @@ def join(
     """
     kinds = kind_order(caption_mix)
     needed = list(dict.fromkeys([*required_kinds, *kinds]))
-    texts = texts_by_kind(images, captions, needed)
+    texts = texts_by_kind(images, captions, list(dict.fromkeys([*needed, *fallback.values()])))
+    stood_in = {}
+    for kind, other in fallback.items():
+        lacking = {s: text for s, text in texts[other].items() if s not in texts[kind]}
+        stood_in[f"{other}_for_{kind}"] = sum(s in lacking for s in latents.sample_ids)
+        texts[kind] = {**texts[kind], **lacking}
     missing = {f"missing_{kind}": 0 for kind in needed}
     kept: list[str] = []
     for sample_id in sorted(latents.sample_ids):
@@ -241,6 +297,7 @@ def join(
         kinds=kinds,
         caption_mix=dict(caption_mix),
         missing=missing,
+        stood_in=stood_in,
         ids=ids,
         latent_rows=latents.rows(kept),
         state_rows=text_states.rows(flat).reshape(len(kept), len(kinds)),

@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils import is_xformers_available
 from jaxtyping import Float
 
-from launch.errors import ConfigError
+from launch.errors import ConfigError, InputError
 from launch.training import initial_weights
 
 WHITENING_FLOOR = 1e-3
@@ -93,6 +94,33 @@ def build(
             norm_num_groups=shape.norm_groups,
             resnet_time_scale_shift="scale_shift",
         )
+
+
+def choose_kernels(
+    denoiser: UNet2DConditionModel,
+    *,
+    attention: Literal["torch", "xformers"],
+    checkpoint_activations: bool,
+) -> None:
+    """Choose how a denoiser computes; what it computes stays the same up to rounding.
+
+    Raises:
+        InputError: xformers was asked for and is absent, or there is no GPU for its kernels.
+    """
+    if checkpoint_activations:
+        denoiser.enable_gradient_checkpointing()
+    if attention == "xformers":
+        if not is_xformers_available():
+            raise InputError(
+                "attention=xformers: xformers is not installed. Install it with "
+                "`pip install 'captionmix[gpu]'`, or leave attention=torch."
+            )
+        if not torch.cuda.is_available():
+            raise InputError(
+                "attention=xformers: its kernels need a CUDA GPU and torch sees none. "
+                "Leave attention=torch."
+            )
+        denoiser.enable_xformers_memory_efficient_attention()
 
 
 @torch.no_grad()

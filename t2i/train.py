@@ -10,19 +10,21 @@ B batch, C latent channels, H latent height, W latent width, L text tokens, D te
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
-from launch.errors import ArtifactError, StoppedError
+from launch.errors import ArtifactError, ConfigError, StoppedError
+from launch.finite import FiniteGuard
 from launch.manifest import SCRATCH, Manifest
 from launch.processes import accelerator as make_accelerator
-from launch.processes import rank, rank_slice, set_threads
+from launch.processes import device, rank, rank_slice, set_threads, world_size
 from launch.run import Run
 from launch.training import is_due, learning_rate
 from recap.artifacts import CAPTIONS, IMAGES, open_captions, open_images
@@ -33,7 +35,6 @@ from t2i.artifacts import (
     TEXT_ENCODER,
     TEXT_STATES,
     VERSIONS,
-    WEIGHTS_NAME,
     open_latents,
     open_text_states,
 )
@@ -42,10 +43,10 @@ from t2i.cache import locate
 from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
 from t2i.data import Batch, Draw, TrainingSet, join
-from t2i.denoiser import build, num_parameters, whiten_text
+from t2i.denoiser import build, choose_kernels, num_parameters, whiten_text
+from t2i.folder import LEDGER, model_files, save_model, save_weights
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
-from t2i.objective import Corrupted, corrupt, sample_loss, scheduler
-from t2i.pipeline import CaptionmixPipeline
+from t2i.objective import Corrupted, corrupt, sample_loss
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment that forgets within 100 steps: short runs have only some hundreds."""
@@ -53,7 +54,6 @@ ADAM_BETAS = (0.9, 0.99)
 NUM_STATES = 65_536
 """Token states whose mean and covariance the denoiser starts from."""
 
-LEDGER = "ledger.parquet"
 LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 
 
@@ -69,6 +69,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
         text_width=data.text_states.states.shape[1],
         seed=cfg.seed,
     )
+    here = rank_slice(cfg.batch_size)
+    refuse_uneven(cfg.microbatch, batch_size=here.stop - here.start)
     plan: dict[str, object] = {
         "arm": cfg.arm,
         "caption mix": ", ".join(f"{kind} {share:.0%}" for kind, share in cfg.caption_mix.items()),
@@ -78,50 +80,67 @@ def train(cfg: TrainConfig, run: Run) -> None:
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
     }
-    if not run.start(plan, gib=num_parameters(denoiser) * 4 * (9 + cfg.snapshots) / 2**30):
+    if data.stood_in:
+        plan["stood in"] = ", ".join(f"{kind} {num:,}" for kind, num in data.stood_in.items())
+    if not run.start(
+        plan,
+        # Two checkpoints of weights, moments and averages, the snapshots, the model.
+        gib=num_parameters(denoiser) * 4 * (2 * (3 + len(cfg.ema_decays)) + cfg.snapshots) / 2**30,
+        recipe={"num_processes": world_size(), "device": device().type},
+    ):
         return
 
     set_threads(cfg.threads)
     whiten_text(denoiser, some_states(data.text_states.states))
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(precision=cfg.precision)
+    choose_kernels(
+        denoiser, attention=cfg.attention, checkpoint_activations=cfg.checkpoint_activations
+    )
     # Channels last is quicker on CPUs and GPUs; the weights that are saved do not show it.
     denoiser.to(accelerator.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=cfg.lr, betas=ADAM_BETAS, weight_decay=cfg.weight_decay
+    adamw = torch.optim.AdamW(
+        denoiser.parameters(),
+        lr=cfg.lr,
+        betas=ADAM_BETAS,
+        weight_decay=cfg.weight_decay,
+        fused=True,
     )
-    average = Average(denoiser, cfg.ema_decay)
+    guard = FiniteGuard(adamw, accelerator.device)
+    # Only these two: a loader given to accelerate would be sharded a second time.
+    model, optimizer = accelerator.prepare(denoiser, adamw)
+    averages = [Average(model, decay) for decay in cfg.ema_decays]
     checkpoints = Checkpoints(run.out / FOLDER)
     start = 0
     if (found := checkpoints.latest()) is not None:
-        restore(found, model=denoiser, optimizer=optimizer, average=average)
+        restore(found, model=model, optimizer=optimizer, averages=averages)
         start = found.step
     ledger = Ledger(run.out / LEDGER_LINES, resume_step=start, is_main=run.is_main)
-    # Only these two: a loader given to accelerate would be sharded a second time.
-    model, optimizer = accelerator.prepare(denoiser, optimizer)
+    predict = torch.compile(model) if cfg.compile else model
+    batches = data.batches(range(start + 1, num_steps + 1), here, num_workers=cfg.num_workers)
 
-    here = rank_slice(cfg.batch_size)
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.arm}") as progress, ledger:
         progress.resume(start * cfg.batch_size)
-        for step in range(start + 1, num_steps + 1):
-            samples_seen = step * cfg.batch_size
-            with progress.wait():
-                draw = data.draw(step)
-                batch = data.gather(draw, here)
-            corrupted, text_embeds, text_mask = prepare(batch, cfg, autoencoder, accelerator.device)
-
-            prediction = model(
-                corrupted.x_t,
-                corrupted.timestep,
-                encoder_hidden_states=text_embeds,
-                encoder_attention_mask=text_mask,
-            ).sample
-            loss = sample_loss(prediction, corrupted.target).mean()
-
+        for draw, batch in progress.waiting(batches):
+            step, samples_seen = draw.step, draw.step * cfg.batch_size
             optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
+            pieces, losses = batch.split(cfg.microbatch), []
+            for piece in pieces:
+                x, text_embeds, text_mask = prepare(piece, cfg, autoencoder, accelerator.device)
+                # Gradients of all processes are added up once, in the last backward pass.
+                is_last = len(losses) == len(pieces) - 1
+                with nullcontext() if is_last else accelerator.no_sync(model):
+                    prediction = predict(
+                        x.x_t,
+                        x.timestep,
+                        encoder_hidden_states=text_embeds,
+                        encoder_attention_mask=text_mask,
+                    ).sample
+                    loss = sample_loss(prediction, x.target)
+                    accelerator.backward(loss.sum() / batch.num_pictures)
+                losses.append(loss.detach())
+
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
-            if not torch.isfinite(loss.detach() + grad_norm):
-                raise not_finite(loss, step=step, ids=data.sample_ids_of(draw, here))
+            guard.check(*losses, grad_norm, error=partial(not_finite, data, draw, losses))
             lr = learning_rate(
                 step,
                 num_steps=num_steps,
@@ -131,28 +150,44 @@ def train(cfg: TrainConfig, run: Run) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
-            average.update(denoiser)
+            for average in averages:
+                average.update(model)
 
             tensors = tensor_hash(data, draw, cfg, autoencoder) if run.is_main else None
             ledger.add(row_of(draw, kinds=data.kinds, seed=cfg.seed, tensor_hash=tensors))
             fields: dict[str, float] = {}
             if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
-                fields = {"loss": loss.item(), "grad": float(grad_norm), "lr": lr}
+                mean_loss = accelerator.reduce(torch.cat(losses).mean(), "mean")
+                fields = {"loss": mean_loss.item(), "grad": float(grad_norm), "lr": lr}
                 run.log("step", step=step, samples_seen=samples_seen, **fields)
             progress.advance(cfg.batch_size, **fields)
-            if step in snapshots and run.is_main:
-                save_snapshot(run.out / "snapshots" / str(samples_seen), denoiser, average)
+            if step in snapshots:
+                guard.settle()
+                weights = averages[0].whole()
+                if run.is_main:
+                    save_weights(run.out / "snapshots" / str(samples_seen), weights)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
             if is_saved and step < num_steps:
-                state = training_tensors(model=model, optimizer=optimizer, average=average)
+                guard.settle()
+                state = training_tensors(model=model, optimizer=optimizer, averages=averages)
                 ledger.sync()
                 if run.is_main:
                     checkpoints.save(step, state, {"samples_seen": samples_seen})
+        guard.settle()
 
+    first, *others = [average.whole() for average in averages]
     if run.is_main:
         ledger.write_table(run.out / LEDGER)
-        average.copy_to(denoiser)
-        save_model(run.out, denoiser, autoencoder, text_encoder, cfg)
+        for decay, weights in zip(cfg.ema_decays[1:], others, strict=True):
+            save_weights(run.out / "averages" / f"{decay:g}", weights)
+        save_model(
+            run.out,
+            first,
+            denoiser=denoiser,
+            autoencoder=autoencoder,
+            text_encoder=text_encoder,
+            cfg=cfg,
+        )
         run.finish(
             artifact=MODEL,
             version=VERSIONS[MODEL],
@@ -160,6 +195,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 "samples_seen": num_steps * cfg.batch_size,
                 "rows_in": len(data) + sum(data.missing.values()),
                 "rows_out": len(data),
+                **data.stood_in,
             },
             rejected=data.missing,
             parts=model_files(run.out),
@@ -171,18 +207,16 @@ def train(cfg: TrainConfig, run: Run) -> None:
 def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, TextEncoder]:
     """Open and join everything that is read, and refuse what does not fit together."""
     images = run.input("images", cfg.images, artifact=IMAGES)
-    for folder in cfg.captions:
-        run.input("captions", folder, artifact=CAPTIONS)
+    captions = [run.input("captions", folder, artifact=CAPTIONS) for folder in cfg.captions]
     cached = run.input("latents", cfg.latents, artifact=LATENTS)
     states = run.input("text_states", cfg.text_states, artifact=TEXT_STATES)
-    for manifest in (cached, states):
-        was = next(i.digest for i in manifest.inputs if i.role == "images")
+    for manifest in (*captions, cached, states):
+        was = next((i.digest for i in manifest.inputs if i.role == "images"), images.digest)
         if was != images.digest:
             raise ArtifactError(
-                f"{manifest.folder}: was encoded from images {was[:12]}, but images={cfg.images} "
-                f"is {images.digest[:12]}. Encode these pictures, or name the ones encoded."
+                f"{manifest.folder}: was made from images {was[:12]}, but images={cfg.images} "
+                f"is {images.digest[:12]}. Make it from these pictures, or name the ones it is of."
             )
-    rank_slice(cfg.batch_size)  # refused before anything is written
     data = join(
         images=open_images(cfg.images),
         captions=[open_captions(folder) for folder in cfg.captions],
@@ -190,6 +224,7 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
         text_states=open_text_states(cfg.text_states),
         caption_mix=cfg.caption_mix,
         required_kinds=cfg.required_kinds,
+        fallback=cfg.fallback,
         seed=cfg.seed,
         batch_size=cfg.batch_size,
         text_dropout=cfg.text_dropout,
@@ -212,6 +247,15 @@ def _maker_of(cache: Manifest, role: str, artifact: str) -> str:
             f"{noted.digest[:12]}. Put that {artifact} back, or encode again."
         )
     return found.source
+
+
+def refuse_uneven(microbatch: int | None, *, batch_size: int) -> None:
+    """Refuse parts of a batch that are not all of one size."""
+    if microbatch is not None and batch_size % microbatch:
+        raise ConfigError(
+            f"microbatch must divide the {batch_size} pictures that each of {world_size()} "
+            f"processes has of a batch, got {microbatch}"
+        )
 
 
 def some_states(states: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "M D"]:
@@ -255,53 +299,16 @@ def tensor_hash(
     return hash_tensors(batch.noise, corrupted.x_t.numpy(), corrupted.timestep.numpy())
 
 
-def not_finite(loss: Tensor, *, step: int, ids: list[str]) -> StoppedError:
+def not_finite(data: TrainingSet, draw: Draw, losses: Sequence[Tensor]) -> StoppedError:
     """Give the error of a loss that is not a number, raised before the weights are touched."""
+    here = rank_slice(len(draw.rows))
+    loss = torch.cat(list(losses)).cpu()
+    is_bad = ~loss.isfinite().numpy()
+    names = data.sample_ids_of(draw, here)
+    found = ", ".join(name for name, bad in zip(names, is_bad, strict=True) if bad)
     return StoppedError(
-        f"loss is {loss.item()} at step {step} on rank {rank()}; the weights were not changed. "
-        "Look at the latents and captions of these pictures, or lower lr: " + ", ".join(ids)
+        f"step {draw.step}, rank {rank()}: the loss or its gradient is not finite; the weights "
+        "were not changed. Look at the latents and captions of "
+        + (f"these pictures: {found}" if found else "the step's pictures: " + ", ".join(names))
+        + "; or lower lr."
     )
-
-
-def save_snapshot(folder: Path, denoiser: UNet2DConditionModel, average: Average) -> None:
-    """Write averaged weights in the layout of the model's own denoiser folder."""
-    from safetensors.torch import save_file
-
-    from launch.manifest import atomic_path
-
-    tensors = {name: _plain(tensor) for name, tensor in average.state_dict().items()}
-    with atomic_path(folder / WEIGHTS_NAME) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Lay a tensor out as a file holds it, whatever training preferred."""
-    return tensor.detach().cpu().contiguous()
-
-
-def save_model(
-    out: Path,
-    denoiser: UNet2DConditionModel,
-    autoencoder: Autoencoder,
-    text_encoder: TextEncoder,
-    cfg: TrainConfig,
-) -> None:
-    """Save the pipeline folder; the component folders load on their own as well."""
-    tokenizer = text_encoder.tokenizer
-    # Prompts are cut where the captions trained on were cut.
-    tokenizer.model_max_length = text_encoder.max_tokens
-    pipeline = CaptionmixPipeline(
-        denoiser=denoiser.to("cpu", memory_format=torch.contiguous_format),
-        vae=autoencoder.vae,
-        text_encoder=text_encoder.model,
-        tokenizer=tokenizer,
-        scheduler=scheduler(cfg.objective),
-    )
-    pipeline.save_pretrained(out)
-
-
-def model_files(out: Path) -> list[Path]:
-    """Name the payload of a model folder."""
-    folders = ("denoiser", "vae", "text_encoder", "tokenizer", "scheduler", "snapshots")
-    files = [path for folder in folders for path in (out / folder).rglob("*") if path.is_file()]
-    return sorted([*files, out / "model_index.json", out / LEDGER])

@@ -51,7 +51,7 @@ checkpoints = Checkpoints(out / "checkpoints")
 found = checkpoints.latest()
 step, loss_sum = 0, 0.0
 if found is not None:
-    restore(found, model=model, optimizer=optimizer, average=average)
+    restore(found, model=model, optimizer=optimizer, averages=[average])
     step, loss_sum = found.step, found.state["loss_sum"]
 said.send(step)
 while step < num_steps:
@@ -66,9 +66,9 @@ while step < num_steps:
     step, loss_sum = step + 1, loss_sum + loss.item()
     said.send(step)
     if step % 3 == 0:
-        tensors = training_tensors(model=model, optimizer=optimizer, average=average)
+        tensors = training_tensors(model=model, optimizer=optimizer, averages=[average])
         checkpoints.save(step, tensors, {"loss_sum": loss_sum, "samples_seen": 16 * step})
-tensors = training_tensors(model=model, optimizer=optimizer, average=average)
+tensors = training_tensors(model=model, optimizer=optimizer, averages=[average])
 end = {**tensors, "loss_sum": torch.tensor(loss_sum, dtype=torch.float64)}
 save_file(end, out / "end.safetensors")
 """
@@ -102,10 +102,10 @@ class Trained:
         self.average.update(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
-        return training_tensors(model=self.model, optimizer=self.optimizer, average=self.average)
+        return training_tensors(model=self.model, optimizer=self.optimizer, averages=[self.average])
 
     def restore(self, found: Checkpoint) -> None:
-        restore(found, model=self.model, optimizer=self.optimizer, average=self.average)
+        restore(found, model=self.model, optimizer=self.optimizer, averages=[self.average])
 
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -186,7 +186,7 @@ def test_saving_and_restoring_is_exact_to_the_bit(tmp_path: Path) -> None:
 def test_all_of_adamws_state_is_saved_under_the_parameters_names() -> None:
     names = set(Trained().tensors())
     assert {f"optimizer/0.weight/{k}" for k in ("step", "exp_avg", "exp_avg_sq")} <= names
-    assert {"model/1.running_mean", "model/1.num_batches_tracked", "average/2.bias"} <= names
+    assert {"model/1.running_mean", "model/1.num_batches_tracked", "average-0/2.bias"} <= names
 
 
 def test_the_order_of_parameter_groups_does_not_matter() -> None:
@@ -476,7 +476,7 @@ def step(model, optimizer, average):
     optimizer.step()
     average.update(model)
 def tensors(parts):
-    return training_tensors(model=parts[0], optimizer=parts[1], average=parts[2])
+    return training_tensors(model=parts[0], optimizer=parts[1], averages=[parts[2]])
 old = build(0)
 for _ in range(3):
     step(*old)
@@ -486,7 +486,7 @@ if rank == 0:
     checkpoints.save(3, before, {})
 dist.barrier()
 new = build(1)
-restore(checkpoints.latest(), model=new[0], optimizer=new[1], average=new[2])
+restore(checkpoints.latest(), model=new[0], optimizer=new[1], averages=[new[2]])
 is_same = all(torch.equal(v, before[k]) for k, v in tensors(new).items())
 step(*old), step(*new)
 after = tensors(old)

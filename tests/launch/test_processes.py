@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,3 +187,32 @@ def test_every_shipped_recipe_is_one_that_accelerate_reads(recipe: Path) -> None
 
 def test_the_recipes_that_the_design_names_are_there() -> None:
     assert [r.stem for r in RECIPES] == ["cpu_2", "fsdp", "gpu_1", "gpu_8", "multi_node"]
+
+
+def test_a_process_ends_with_the_launcher_that_started_it(tmp_path: Path) -> None:
+    worker = (
+        "import os, pathlib, sys, time; from launch.processes import end_with_launcher;"
+        "end_with_launcher(); pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    starter = (
+        "import subprocess, sys, time;"
+        "subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], start_new_session=True);"
+        "time.sleep(60)"
+    )
+    said = tmp_path / "pid"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", starter, worker, str(said)],
+        cwd=ROOT,
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "none"},
+    )
+    deadline = time.monotonic() + 30
+    while not (said.is_file() and said.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pid = int(said.read_text())
+    launcher.kill()
+    launcher.wait()
+    while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists()

@@ -29,6 +29,7 @@ def joined(made: Chain, captions: Path | None = None, **settings: Any) -> Traini
         "text_states": open_text_states(made.text_states),
         "caption_mix": {"dsc": 0.5, "alt": 0.5},
         "required_kinds": ["alt", "dsc", "ssc"],
+        "fallback": {},
         "seed": 0,
         "batch_size": 16,
         "text_dropout": 0.2,
