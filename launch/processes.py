@@ -163,7 +163,10 @@ def accelerator(
         raise InputError(f"precision must be one of {', '.join(_MIXED)}, got {precision}")
 
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    # A process runs one verb after another, each with a precision of its own.
+    AcceleratorState._reset_state()
     try:
         made = Accelerator(
             cpu=on_cpu,

@@ -100,10 +100,13 @@ def make_captions(
     kinds: dict[str, str],
     num: int = NUM_PICTURES,
     without: dict[str, tuple[int, ...]] | None = None,
+    images: Path | None = None,
 ) -> Path:
     """A captions artifact: kind -> template with {colour}, {place} and {number}."""
     cfg = AnnotateConfig(images=Path("i"), teacher="texts", kinds=list(kinds))
     run = Run(out=out, verb="recap annotate", config=cfg)
+    if images is not None:
+        run.input("images", images, artifact=IMAGES)
     assert run.start({})
     rows = []
     for kind, template in kinds.items():
@@ -157,10 +160,13 @@ class Chain:
 
     def train(self, out: Path, **settings: Any) -> Path:
         """Train into a folder."""
+        from small import small_denoiser
+
         from t2i.train import train
 
         cfg = build(TrainConfig, self.train_tree(**settings), where="")
-        return run_verb("t2i train", train, cfg, out)
+        with small_denoiser():
+            return run_verb("t2i train", train, cfg, out)
 
 
 _CHAINS: dict[Path, Chain] = {}

@@ -106,7 +106,7 @@ def test_arms_with_other_captions_differ_in_captions_alone(
 def command(made: Chain, out: Path, folder: Path) -> list[str]:
     config = folder / "train.yaml"
     config.write_text(yaml.safe_dump(made.train_tree(checkpoint_samples=8)))
-    verb = [sys.executable, "-m", "t2i", "train"]
+    verb = [sys.executable, str(Path(__file__).parent / "small.py"), "train"]
     return [*verb, "--config", str(config), "--out", str(out)]
 
 
@@ -116,7 +116,12 @@ def test_a_process_killed_while_training_resumes_to_equal_bytes(
     out = tmp_path / "killed"
     words = command(made, out, tmp_path)
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     lines = out / "scratch" / "ledger.jsonl"
     deadline = time.monotonic() + 120
@@ -133,7 +138,14 @@ def test_a_process_killed_while_training_resumes_to_equal_bytes(
     output, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
     assert not (out / "manifest.json").exists()
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert payload(model) == payload(out)
 
