@@ -155,7 +155,7 @@ class EncodeConfig:
 class TrainConfig:
     """Train one text-conditioned latent diffusion model: one arm, one seed."""
 
-    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples"})
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples", "trackers"})
 
     images: Path
     """Images artifact."""
@@ -217,6 +217,24 @@ class TrainConfig:
     log_samples: int = 1280
     """Pictures between log lines."""
 
+    prompts: Path | None = None
+    """Prompts artifact of held-out pictures, on which the averaged weights are validated."""
+
+    validation_style: str = "human"
+    """Style of the prompts validated on."""
+
+    validation_pairs: int = 256
+    """Pairs validated on, the first of the prompts artifact; all of them where it has fewer."""
+
+    validation_samples: int | None = None
+    """Pictures between validations; None validates at the snapshots. The end is always one."""
+
+    grid_pairs: int = 8
+    """Pairs whose pictures are drawn at each validation; 0 draws none."""
+
+    trackers: list[str] = field(default_factory=list)
+    """Trackers that mirror the log, by accelerate's names (tensorboard, wandb, ...)."""
+
     seed: int = 0
     """Seed of initial weights, order, noise, timesteps, dropout and caption draws."""
 
@@ -229,6 +247,13 @@ class TrainConfig:
         if self.samples < self.batch_size:
             raise ConfigError(
                 f"samples={self.samples} must be at least one batch of {self.batch_size}"
+            )
+        if self.validation_samples is not None:
+            require_positive(self, "validation_samples")
+        if not 0 <= self.grid_pairs <= self.validation_pairs:
+            raise ConfigError(
+                f"grid_pairs must lie between 0 and validation_pairs={self.validation_pairs}, "
+                f"got {self.grid_pairs}"
             )
         for name in ("text_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:

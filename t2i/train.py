@@ -24,6 +24,8 @@ from launch.manifest import SCRATCH, Manifest
 from launch.processes import accelerator as make_accelerator
 from launch.processes import rank, rank_slice, set_threads
 from launch.run import Run
+from launch.trackers import FOLDER as TRACKERS
+from launch.trackers import mirrored_log, refuse_absent
 from launch.training import is_due, learning_rate
 from recap.artifacts import CAPTIONS, IMAGES, open_captions, open_images
 from t2i.artifacts import (
@@ -46,6 +48,7 @@ from t2i.denoiser import build, num_parameters, whiten_text
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, sample_loss, scheduler
 from t2i.pipeline import CaptionmixPipeline
+from t2i.validation import CURVE, GRIDS, Validation, open_held_out, validation_steps
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment that forgets within 100 steps: short runs have only some hundreds."""
@@ -59,7 +62,9 @@ LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 
 def train(cfg: TrainConfig, run: Run) -> None:
     """Train a denoiser and save it as a pipeline folder with snapshots and ledger."""
+    refuse_absent(cfg.trackers)
     data, autoencoder, text_encoder = open_inputs(cfg, run)
+    held_out = open_held_out(cfg, run)
     num_steps = max(1, round(cfg.samples / cfg.batch_size))
     snapshots = snapshot_steps(num_steps, cfg.snapshots)
     denoiser = build(
@@ -77,13 +82,15 @@ def train(cfg: TrainConfig, run: Run) -> None:
         "steps": num_steps,
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
+        "validated on": 0 if held_out is None else len(held_out.pair_ids),
     }
     if not run.start(plan, gib=num_parameters(denoiser) * 4 * (9 + cfg.snapshots) / 2**30):
         return
 
     set_threads(cfg.threads)
     whiten_text(denoiser, some_states(data.text_states.states))
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(trackers=cfg.trackers, trackers_folder=run.out / TRACKERS)
+    log = mirrored_log(run, accelerator)
     # Channels last is quicker on CPUs and GPUs; the weights that are saved do not show it.
     denoiser.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
@@ -98,6 +105,20 @@ def train(cfg: TrainConfig, run: Run) -> None:
     ledger = Ledger(run.out / LEDGER_LINES, resume_step=start, is_main=run.is_main)
     # Only these two: a loader given to accelerate would be sharded a second time.
     model, optimizer = accelerator.prepare(denoiser, optimizer)
+
+    validation = None
+    if held_out is not None:
+        steps = validation_steps(cfg, num_steps=num_steps, snapshots=snapshots)
+        validation = Validation(
+            held_out,
+            cfg,
+            out=run.out,
+            moments=[step * cfg.batch_size for step in steps],
+            image_size=int(data.latents.manifest.config["image_size"]),
+            autoencoder=autoencoder,
+            text_encoder=text_encoder,
+            accelerator=accelerator,
+        )
 
     here = rank_slice(cfg.batch_size)
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.arm}") as progress, ledger:
@@ -138,7 +159,11 @@ def train(cfg: TrainConfig, run: Run) -> None:
             fields: dict[str, float] = {}
             if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
                 fields = {"loss": loss.item(), "grad": float(grad_norm), "lr": lr}
-                run.log("step", step=step, samples_seen=samples_seen, **fields)
+                log("step", step=step, samples_seen=samples_seen, **fields)
+            if validation is not None and samples_seen in validation.moments:
+                measured = validation.measure(denoiser, average, samples_seen=samples_seen)
+                log("validation", step=step, samples_seen=samples_seen, **measured)
+                fields["val"] = measured["loss"]
             progress.advance(cfg.batch_size, **fields)
             if step in snapshots and run.is_main:
                 save_snapshot(run.out / "snapshots" / str(samples_seen), denoiser, average)
@@ -153,6 +178,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
         ledger.write_table(run.out / LEDGER)
         average.copy_to(denoiser)
         save_model(run.out, denoiser, autoencoder, text_encoder, cfg)
+        if validation is not None:
+            validation.write()
         run.finish(
             artifact=MODEL,
             version=VERSIONS[MODEL],
@@ -302,6 +329,7 @@ def save_model(
 
 def model_files(out: Path) -> list[Path]:
     """Name the payload of a model folder."""
-    folders = ("denoiser", "vae", "text_encoder", "tokenizer", "scheduler", "snapshots")
+    folders = ("denoiser", "vae", "text_encoder", "tokenizer", "scheduler", "snapshots", GRIDS)
     files = [path for folder in folders for path in (out / folder).rglob("*") if path.is_file()]
-    return sorted([*files, out / "model_index.json", out / LEDGER])
+    curve = [path for path in [out / CURVE] if path.is_file()]
+    return sorted([*files, *curve, out / "model_index.json", out / LEDGER])
