@@ -161,7 +161,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
                 fields = {"loss": loss.item(), "grad": float(grad_norm), "lr": lr}
                 log("step", step=step, samples_seen=samples_seen, **fields)
             if validation is not None and samples_seen in validation.moments:
-                measured = validation.measure(denoiser, average, samples_seen=samples_seen)
+                weights = average.state_dict()
+                measured = validation.measure(denoiser, weights, samples_seen=samples_seen)
                 log("validation", step=step, samples_seen=samples_seen, **measured)
                 fields["val"] = measured["loss"]
             progress.advance(cfg.batch_size, **fields)

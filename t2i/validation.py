@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from launch import keyed
-from launch.checkpoint import Average
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import SCRATCH, atomic_path, write_json
 from launch.processes import rank, world_size
@@ -149,6 +148,9 @@ class Validation:
         autoencoder: Encodes the pictures; it stays on the device, which draws the grids.
         text_encoder: Encodes the prompts.
         accelerator: Tells the device, and brings together what each process computed.
+
+    Raises:
+        InputError: The launcher divides the denoiser itself.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class Validation:
         text_encoder: TextEncoder,
         accelerator: Accelerator,
     ) -> None:
+        refuse_sharding(str(accelerator.distributed_type.value))
         self.moments = list(moments)
         self._pair_ids = held_out.pair_ids
         self._out = out
@@ -220,16 +223,16 @@ class Validation:
 
     @torch.no_grad()
     def measure(
-        self, denoiser: UNet2DConditionModel, average: Average, *, samples_seen: int
+        self, denoiser: UNet2DConditionModel, weights: dict[str, Tensor], *, samples_seen: int
     ) -> dict[str, Any]:
-        """Measure the averaged weights, write down the loss and draw the grid.
+        """Measure averaged weights, write down the loss and draw the grid.
 
         Every process must come here at the same step; `denoiser` is left as it was.
 
         Raises:
             StoppedError: A loss is no number; it names the pictures.
         """
-        shares = with_weights(denoiser, average.state_dict(), self._losses)
+        shares = with_weights(denoiser, weights, self._losses)
         losses = self._accelerator.reduce(shares, reduction="sum").flatten()[: len(self._pair_ids)]
         by_pair = losses.double().cpu().numpy()
         if not np.isfinite(by_pair).all():
@@ -242,7 +245,7 @@ class Validation:
         if rank() == 0:
             write_json(self._path(samples_seen), {"samples_seen": samples_seen, **found})
             if self._grid is not None:
-                grid = with_weights(denoiser, average.state_dict(), self._grid.draw)
+                grid = with_weights(denoiser, weights, self._grid.draw)
                 with atomic_path(self._out / GRIDS / f"{samples_seen}.png") as temporary:
                     Image.fromarray(grid).save(temporary, format="PNG")
         return found
@@ -278,6 +281,18 @@ class Validation:
             ).sample
             losses[number] = sample_loss(prediction, corrupted.target.to(device))
         return losses
+
+
+def refuse_sharding(strategy: str) -> None:
+    """Refuse strategies whose forward pass takes weights from elsewhere than the denoiser.
+
+    Other weights would be put into it, and the trained ones be measured.
+    """
+    if strategy in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
+        raise InputError(
+            f"prompts=: validation needs a whole denoiser in every process, and {strategy} was "
+            "asked for. Leave out prompts=, or start with launch/accelerate/gpu_8.yaml."
+        )
 
 
 def with_weights(

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import DistributedType
 from diffusers import UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from launch import keyed
-from launch.checkpoint import Average
 from launch.config import build
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import read_manifest
@@ -222,6 +222,7 @@ class Shares:
     """An accelerator that keeps what a process would hand to the others."""
 
     device = torch.device("cpu")
+    distributed_type = DistributedType.NO
 
     def __init__(self) -> None:
         self.kept: list[torch.Tensor] = []
@@ -232,7 +233,13 @@ class Shares:
         return share
 
 
-def measure_once(made: Chain, prompts: Path, out: Path, accelerator: Shares) -> None:
+def measure_once(
+    made: Chain,
+    prompts: Path,
+    out: Path,
+    accelerator: Shares,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Validate weights that no one trained on 40 pairs, which are two batches."""
     cfg = build(TrainConfig, made.train_tree(grid_pairs=1), where="")
     texts = list(open_prompts(prompts).texts("human").items()) * 4
@@ -247,7 +254,7 @@ def measure_once(made: Chain, prompts: Path, out: Path, accelerator: Shares) -> 
         text_encoder=TextEncoder.load(made.text_encoder, max_tokens=32),
         accelerator=accelerator,
     )
-    measuring.measure(denoiser, Average(denoiser, 0.5), samples_seen=0)
+    measuring.measure(denoiser, weights or denoiser.state_dict(), samples_seen=0)
 
 
 def test_the_shares_of_two_processes_are_to_the_bit_what_one_finds(
@@ -267,13 +274,17 @@ def test_the_shares_of_two_processes_are_to_the_bit_what_one_finds(
     assert not (tmp_path / "1").exists()  # only the first process writes
 
 
+def test_a_divided_denoiser_is_refused_for_other_weights_would_not_be_measured() -> None:
+    with pytest.raises(InputError, match="FSDP was asked for"):
+        validation.refuse_sharding("FSDP")
+
+
 def test_a_loss_that_is_no_number_stops_and_names_the_pictures(
-    made: Chain, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Chain, prompts: Path, tmp_path: Path
 ) -> None:
     nothing = {"conv_in.bias": torch.full((64,), torch.nan)}
-    monkeypatch.setattr(Average, "state_dict", lambda _: nothing)
     with pytest.raises(StoppedError, match=r"validation at 0 samples is not finite.*[0-9a-f]{32}"):
-        measure_once(made, prompts, tmp_path, Shares())
+        measure_once(made, prompts, tmp_path, Shares(), nothing)
 
 
 @given(num=st.integers(9, 70), first=st.integers(0, 1 << 40))
