@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launch.errors import ConfigError, InputError
@@ -143,6 +145,8 @@ def accelerator(
     precision: Precision = "float32",
     cpu: bool = False,
     gradient_accumulation_steps: int = 1,
+    trackers: Sequence[str] = (),
+    trackers_folder: Path | None = None,
 ) -> Accelerator:
     """Return accelerate's view of the processes, refused where it differs from what was asked.
 
@@ -150,6 +154,8 @@ def accelerator(
         precision: Arithmetic of the forward pass.
         cpu: Stay on the CPU even where there is a GPU.
         gradient_accumulation_steps: Backward passes per optimizer step.
+        trackers: Trackers by accelerate's names; `launch.trackers` begins them.
+        trackers_folder: Where those write that write files.
 
     Raises:
         InputError: FSDP, DeepSpeed or Megatron was asked for and something else would run, or the
@@ -172,6 +178,8 @@ def accelerator(
             cpu=on_cpu,
             mixed_precision=_MIXED[precision],
             gradient_accumulation_steps=gradient_accumulation_steps,
+            log_with=list(trackers) or None,  # of an empty list it warns
+            project_dir=trackers_folder,
         )
     except ValueError as error:
         if world_size() == 1:

@@ -13,6 +13,9 @@ from launch.trace import Step, printable, read_steps
 NUM_ROWS = 3
 """Rows shown of the first table."""
 
+CURVE = "validation.json"
+"""File in which a model's folder lists the validations of its training."""
+
 _MAX_TEXT = 200
 
 
@@ -41,6 +44,7 @@ def show(folder: Path) -> int:
         )
     _show_counts(made)
     _show_parts(made)
+    _show_curve(made)
     _show_rows(made)
     return 0
 
@@ -98,6 +102,24 @@ def _show_parts(made: Manifest) -> None:
     if len(made.parts) > num_shown:
         rows.append([f"and {len(made.parts) - num_shown:,} more", "", ""])
     _print("parts", ("part", "bytes", "digest"), rows)
+
+
+def _show_curve(made: Manifest) -> None:
+    """Print the validations of a training, one row each, where an artifact lists them."""
+    if CURVE not in {part.name for part in made.parts}:
+        return
+    rows = json.loads((made.folder / CURVE).read_text())
+    if not isinstance(rows, list) or not rows:
+        return  # another artifact's validation is no list of moments
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_number(row.get(name)) for name in names] for row in rows]
+    _print(CURVE, names, cells)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_number, value))
+    return f"{value:.4f}" if isinstance(value, float) else _text(value)
 
 
 def _show_rows(made: Manifest) -> None:

@@ -155,7 +155,9 @@ class EncodeConfig:
 class TrainConfig:
     """Train one text-conditioned latent diffusion model: one arm, one seed."""
 
-    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples", "num_workers"})
+    NOT_IN_RECIPE: ClassVar = frozenset(
+        {"checkpoint_samples", "log_samples", "num_workers", "trackers"}
+    )
 
     images: Path
     """Images artifact."""
@@ -239,6 +241,24 @@ class TrainConfig:
     log_samples: int = 1280
     """Pictures between log lines."""
 
+    prompts: Path | None = None
+    """Prompts artifact of held-out pictures, on which the averaged weights are validated."""
+
+    validation_style: str = "human"
+    """Style of the prompts validated on."""
+
+    validation_pairs: int = 256
+    """Pairs validated on, the first of the prompts artifact; all of them where it has fewer."""
+
+    validation_samples: int | None = None
+    """Pictures between validations; None validates at the snapshots. The end is always one."""
+
+    grid_pairs: int = 8
+    """Pairs whose pictures are drawn at each validation; 0 draws none."""
+
+    trackers: list[str] = field(default_factory=list)
+    """Trackers that mirror the log, by accelerate's names (tensorboard, wandb, ...)."""
+
     seed: int = 0
     """Seed of initial weights, order, noise, timesteps, dropout and caption draws."""
 
@@ -259,6 +279,13 @@ class TrainConfig:
             )
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.validation_samples is not None:
+            require_positive(self, "validation_samples")
+        if not 0 <= self.grid_pairs <= self.validation_pairs:
+            raise ConfigError(
+                f"grid_pairs must lie between 0 and validation_pairs={self.validation_pairs}, "
+                f"got {self.grid_pairs}"
+            )
         if not 0 <= self.text_dropout < 1:
             raise ConfigError(f"text_dropout must lie in [0, 1), got {self.text_dropout:g}")
         decays = self.ema_decays

@@ -15,6 +15,7 @@ from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
 from t2i.objective import scheduler
 from t2i.pipeline import CaptionmixPipeline
+from t2i.validation import CURVE, GRIDS
 
 LEDGER = "ledger.parquet"
 
@@ -26,8 +27,9 @@ FOLDERS = (
     "scheduler",
     "snapshots",
     "averages",
+    GRIDS,
 )
-"""Folders of the payload; the last two hold weights of the denoiser alone."""
+"""Folders of the payload; snapshots and averages hold weights of the denoiser alone."""
 
 
 def save_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -72,4 +74,5 @@ def save_model(
 def model_files(out: Path) -> list[Path]:
     """Name the payload of a model folder."""
     files = [path for folder in FOLDERS for path in (out / folder).rglob("*") if path.is_file()]
-    return sorted([*files, out / "model_index.json", out / LEDGER])
+    curve = [path for path in [out / CURVE] if path.is_file()]
+    return sorted([*files, *curve, out / "model_index.json", out / LEDGER])

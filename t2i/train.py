@@ -26,6 +26,8 @@ from launch.manifest import SCRATCH, Manifest
 from launch.processes import accelerator as make_accelerator
 from launch.processes import device, rank, rank_slice, set_threads, world_size
 from launch.run import Run
+from launch.trackers import FOLDER as TRACKERS
+from launch.trackers import mirrored_log, refuse_absent
 from launch.training import is_due, learning_rate
 from recap.artifacts import CAPTIONS, IMAGES, open_captions, open_images
 from t2i.artifacts import (
@@ -47,6 +49,7 @@ from t2i.denoiser import build, choose_kernels, num_parameters, whiten_text
 from t2i.folder import LEDGER, model_files, save_model, save_weights
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, sample_loss
+from t2i.validation import Validation, open_held_out, validation_steps
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment that forgets within 100 steps: short runs have only some hundreds."""
@@ -59,7 +62,9 @@ LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 
 def train(cfg: TrainConfig, run: Run) -> None:
     """Train a denoiser and save it as a pipeline folder with snapshots and ledger."""
+    refuse_absent(cfg.trackers)
     data, autoencoder, text_encoder = open_inputs(cfg, run)
+    held_out = open_held_out(cfg, run)
     num_steps = max(1, round(cfg.samples / cfg.batch_size))
     snapshots = snapshot_steps(num_steps, cfg.snapshots)
     denoiser = build(
@@ -79,6 +84,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
         "steps": num_steps,
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
+        "validated on": 0 if held_out is None else len(held_out.pair_ids),
     }
     if data.stood_in:
         plan["stood in"] = ", ".join(f"{kind} {num:,}" for kind, num in data.stood_in.items())
@@ -92,7 +98,10 @@ def train(cfg: TrainConfig, run: Run) -> None:
 
     set_threads(cfg.threads)
     whiten_text(denoiser, some_states(data.text_states.states))
-    accelerator = make_accelerator(precision=cfg.precision)
+    accelerator = make_accelerator(
+        precision=cfg.precision, trackers=cfg.trackers, trackers_folder=run.out / TRACKERS
+    )
+    log = mirrored_log(run, accelerator)
     choose_kernels(
         denoiser, attention=cfg.attention, checkpoint_activations=cfg.checkpoint_activations
     )
@@ -117,6 +126,20 @@ def train(cfg: TrainConfig, run: Run) -> None:
     ledger = Ledger(run.out / LEDGER_LINES, resume_step=start, is_main=run.is_main)
     predict = torch.compile(model) if cfg.compile else model
     batches = data.batches(range(start + 1, num_steps + 1), here, num_workers=cfg.num_workers)
+
+    validation = None
+    if held_out is not None:
+        steps = validation_steps(cfg, num_steps=num_steps, snapshots=snapshots)
+        validation = Validation(
+            held_out,
+            cfg,
+            out=run.out,
+            moments=[step * cfg.batch_size for step in steps],
+            image_size=int(data.latents.manifest.config["image_size"]),
+            autoencoder=autoencoder,
+            text_encoder=text_encoder,
+            accelerator=accelerator,
+        )
 
     with run.progress(num_steps * cfg.batch_size, label=f"train {cfg.arm}") as progress, ledger:
         progress.resume(start * cfg.batch_size)
@@ -159,7 +182,14 @@ def train(cfg: TrainConfig, run: Run) -> None:
             if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
                 mean_loss = accelerator.reduce(torch.cat(losses).mean(), "mean")
                 fields = {"loss": mean_loss.item(), "grad": float(grad_norm), "lr": lr}
-                run.log("step", step=step, samples_seen=samples_seen, **fields)
+                log("step", step=step, samples_seen=samples_seen, **fields)
+            if validation is not None and samples_seen in validation.moments:
+                guard.settle()
+                measured = validation.measure(
+                    denoiser, averages[0].state_dict(), samples_seen=samples_seen
+                )
+                log("validation", step=step, samples_seen=samples_seen, **measured)
+                fields["val"] = measured["loss"]
             progress.advance(cfg.batch_size, **fields)
             if step in snapshots:
                 guard.settle()
@@ -188,6 +218,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
             text_encoder=text_encoder,
             cfg=cfg,
         )
+        if validation is not None:
+            validation.write()
         run.finish(
             artifact=MODEL,
             version=VERSIONS[MODEL],

@@ -25,7 +25,7 @@ SMALL = [
     "sizes.recogniser_samples=256",
     "sizes.train_samples=64",
     "sizes.snapshots=2",
-    "sizes.pairs=4",
+    "sizes.pairs=12",
     "sizes.curve_pairs=2",
     "sizes.resamples=100",
 ]

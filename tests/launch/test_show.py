@@ -67,6 +67,18 @@ def test_a_study_is_shown_by_its_steps(folder: Path, capsys: pytest.CaptureFixtu
     assert "not yet" in out
 
 
+def test_a_models_validations_are_shown_as_a_table(
+    tmp_path: Path, make_artifact: MakeArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = b'[{"samples_seen": 6400, "loss": 0.61234, "stderr": 0.004, "strata": [0.9, 0.25]}]'
+    make_artifact(tmp_path / "model", "model", files={"validation.json": rows})
+    show(tmp_path / "model")
+    words = capsys.readouterr().out.split("stderr")[-1].split()
+    assert [word for word in words if word[0].isdigit()] == [
+        "6400", "0.6123", "0.0040", "0.9000", "0.2500"
+    ]  # fmt: skip
+
+
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         show(tmp_path)
