@@ -10,6 +10,7 @@ B batch, C latent channels, H latent height, W latent width, L text tokens, D te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
+from launch.config import differences
 from launch.errors import ArtifactError, StoppedError
 from launch.manifest import SCRATCH, Manifest
 from launch.processes import accelerator as make_accelerator
@@ -35,23 +37,26 @@ from t2i.artifacts import (
     VERSIONS,
     WEIGHTS_NAME,
     open_latents,
-    open_text_states,
 )
 from t2i.autoencoder import Autoencoder
 from t2i.cache import locate
-from t2i.conditioning import TextEncoder
+from t2i.conditioning import TextEncoder, length_batches
 from t2i.config import TrainConfig
 from t2i.data import Batch, Draw, TrainingSet, join
 from t2i.denoiser import build, num_parameters, whiten_text
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, sample_loss, scheduler
 from t2i.pipeline import CaptionmixPipeline
+from t2i.text_caches import TextCaches, open_text_caches
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment that forgets within 100 steps: short runs have only some hundreds."""
 
 NUM_STATES = 65_536
 """Token states whose mean and covariance the denoiser starts from."""
+
+WHITENING_BATCH = 64
+"""Texts encoded at once for them, where token ids are cached."""
 
 LEDGER = "ledger.parquet"
 LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
@@ -64,9 +69,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
     snapshots = snapshot_steps(num_steps, cfg.snapshots)
     denoiser = build(
         cfg.size,
-        latent_channels=data.latents.mean.shape[1],
-        latent_side=data.latents.mean.shape[2],
-        text_width=data.text_states.states.shape[1],
+        latent_channels=data.latent_shape[0],
+        latent_side=data.latent_shape[1],
+        text_width=data.text.width,
         seed=cfg.seed,
     )
     plan: dict[str, object] = {
@@ -77,13 +82,16 @@ def train(cfg: TrainConfig, run: Run) -> None:
         "steps": num_steps,
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
+        "text": "encoded in every step" if data.text.holds_tokens else "cached states",
     }
     if not run.start(plan, gib=num_parameters(denoiser) * 4 * (9 + cfg.snapshots) / 2**30):
         return
 
     set_threads(cfg.threads)
-    whiten_text(denoiser, some_states(data.text_states.states))
     accelerator = make_accelerator()
+    if data.text.holds_tokens:
+        text_encoder.to(accelerator.device)
+    whiten_text(denoiser, some_states(data.text, text_encoder))
     # Channels last is quicker on CPUs and GPUs; the weights that are saved do not show it.
     denoiser.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
@@ -107,7 +115,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
             with progress.wait():
                 draw = data.draw(step)
                 batch = data.gather(draw, here)
-            corrupted, text_embeds, text_mask = prepare(batch, cfg, autoencoder, accelerator.device)
+            corrupted, text_embeds, text_mask = prepare(
+                batch, cfg, autoencoder, text_encoder, accelerator.device
+            )
 
             prediction = model(
                 corrupted.x_t,
@@ -174,8 +184,15 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
     for folder in cfg.captions:
         run.input("captions", folder, artifact=CAPTIONS)
     cached = run.input("latents", cfg.latents, artifact=LATENTS)
-    states = run.input("text_states", cfg.text_states, artifact=TEXT_STATES)
-    for manifest in (cached, states):
+    augmented = [
+        run.input("augmented_latents", folder, artifact=LATENTS) for folder in cfg.augmented_latents
+    ]
+    states = [
+        run.input("text_states", folder, artifact=TEXT_STATES, version=VERSIONS[TEXT_STATES])
+        for folder in cfg.text_states
+    ]
+    refuse_other_autoencoder(cached, augmented)
+    for manifest in (cached, *augmented, *states):
         was = next(i.digest for i in manifest.inputs if i.role == "images")
         if was != images.digest:
             raise ArtifactError(
@@ -186,8 +203,8 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
     data = join(
         images=open_images(cfg.images),
         captions=[open_captions(folder) for folder in cfg.captions],
-        latents=open_latents(cfg.latents),
-        text_states=open_text_states(cfg.text_states),
+        latents=[open_latents(folder) for folder in (cfg.latents, *cfg.augmented_latents)],
+        text=open_text_caches(cfg.text_states),
         caption_mix=cfg.caption_mix,
         required_kinds=cfg.required_kinds,
         seed=cfg.seed,
@@ -196,8 +213,8 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
     )
     autoencoder = Autoencoder.load(_maker_of(cached, "autoencoder", AUTOENCODER))
     text_encoder = TextEncoder.load(
-        _maker_of(states, "text_encoder", TEXT_ENCODER),
-        max_tokens=int(states.config["max_tokens"]),
+        _maker_of(states[0], "text_encoder", TEXT_ENCODER),
+        max_tokens=int(states[0].config["max_tokens"]),
     )
     return data, autoencoder, text_encoder
 
@@ -214,9 +231,40 @@ def _maker_of(cache: Manifest, role: str, artifact: str) -> str:
     return found.source
 
 
-def some_states(states: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "M D"]:
-    """Give evenly spaced token states, enough for a covariance."""
-    return states[:: max(1, len(states) // NUM_STATES)].astype(np.float32)
+def refuse_other_autoencoder(latents: Manifest, augmented: Sequence[Manifest]) -> None:
+    """Refuse augmented latents that cannot stand in for the latents.
+
+    Raises:
+        ArtifactError: They were made with another autoencoder or at another size.
+    """
+
+    def made_with(manifest: Manifest) -> dict[str, object]:
+        digest = next(i.digest for i in manifest.inputs if i.role == "autoencoder")
+        return {"autoencoder": digest[:12], "image_size": manifest.config["image_size"]}
+
+    for other in augmented:
+        if changed := differences(made_with(latents), made_with(other)):
+            raise ArtifactError(
+                f"{other.folder}: cannot augment {latents.folder}, which was encoded otherwise.\n  "
+                + "\n  ".join(changed)
+                + "\nEncode it again with the autoencoder and size of the latents."
+            )
+
+
+def some_states(text: TextCaches, text_encoder: TextEncoder) -> Float[np.ndarray, "M D"]:
+    """Give states of evenly spaced tokens, or texts, enough for a covariance.
+
+    A function of the caches alone, so that arms start alike.
+    """
+    if not text.holds_tokens:
+        return text.spaced_states(NUM_STATES)
+    rows = text.spaced_rows(NUM_STATES)
+    found = []
+    for batch in length_batches(text.num_tokens[rows].tolist(), batch_size=WHITENING_BATCH):
+        ids, mask = text.gather(rows[batch.rows], length=batch.length)
+        states, is_real = text_encoder.encode_padded(ids, mask)
+        found.append(states[is_real].float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
@@ -225,19 +273,31 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
 
 
 def prepare(
-    batch: Batch, cfg: TrainConfig, autoencoder: Autoencoder, device: torch.device
+    batch: Batch,
+    cfg: TrainConfig,
+    autoencoder: Autoencoder,
+    text_encoder: TextEncoder,
+    device: torch.device,
 ) -> tuple[Corrupted, Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-    """Scale and corrupt the latents; bring everything to the device."""
-    corrupted = corrupt(
+    """Scale and corrupt the latents, encode what is token ids; bring everything to the device."""
+    corrupted = corrupt_latents(batch, cfg, autoencoder)
+    text = torch.from_numpy(batch.text)
+    if not text.is_floating_point():
+        text = text_encoder.encode_padded(batch.text, batch.text_mask).text_embeds
+    return (
+        Corrupted(*(tensor.to(device) for tensor in corrupted)),
+        text.to(device, torch.float32),
+        torch.from_numpy(batch.text_mask).to(device),
+    )
+
+
+def corrupt_latents(batch: Batch, cfg: TrainConfig, autoencoder: Autoencoder) -> Corrupted:
+    """Scale and corrupt the latents."""
+    return corrupt(
         cfg.objective,
         autoencoder.scale(torch.from_numpy(batch.unscaled_latents)),
         noise=torch.from_numpy(batch.noise),
         uniform=torch.from_numpy(batch.uniform),
-    )
-    return (
-        Corrupted(*(tensor.to(device) for tensor in corrupted)),
-        torch.from_numpy(batch.text_embeds).to(device, torch.float32),
-        torch.from_numpy(batch.text_mask).to(device),
     )
 
 
@@ -251,7 +311,7 @@ def tensor_hash(
     if draw.step % TENSOR_INTERVAL and draw.step != 1:
         return None
     batch = data.gather(draw)
-    corrupted, _, _ = prepare(batch, cfg, autoencoder, torch.device("cpu"))
+    corrupted = corrupt_latents(batch, cfg, autoencoder)
     return hash_tensors(batch.noise, corrupted.x_t.numpy(), corrupted.timestep.numpy())
 
 
