@@ -123,6 +123,9 @@ class TextEncoder:
     def encode_padded(self, ids: Int[np.ndarray, "B L"], mask: Bool[np.ndarray, "B L"]) -> Texts:
         """Give the states of padded token ids; states of padding are zero.
 
+        Padding changes no state of a text where the encoder obeys its attention mask, as T5, CLIP
+        and BERT do; one that mixes tokens without attention, such as FNet, sees it.
+
         Args:
             ids: Anything where there is padding.
             mask: True where a token is real.

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 
 import t2i.cache as module
 from launch.errors import ArtifactError, ConfigError, InputError
+from launch.manifest import read_manifest
 from recap.artifacts import open_images
 from t2i.artifacts import AUTOENCODER, open_latents, open_text_states, text_digest
 from t2i.autoencoder import Autoencoder
@@ -128,6 +129,35 @@ def test_states_beyond_the_budget_are_kept_as_token_ids(
         start = found.offsets[row]
         assert found.values[start : start + found.num_tokens[row]].tolist() == ids
     assert set(payload(out)) == {"tokens.bin", "index.parquet"}
+
+
+def test_the_share_of_texts_that_are_cut_is_printed(
+    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_verb("t2i encode", encode, texts_config(made, max_tokens=16), tmp_path / "out")
+    texts = distinct_texts(open_images(made.images), [made.captions])
+    _, is_cut = TextEncoder.load(made.text_encoder, max_tokens=16).tokenize(texts)
+    assert 0 < sum(is_cut) < len(texts)
+    share = f"truncated: {sum(is_cut)} ({sum(is_cut) / len(texts):.1%})"
+    assert share in capsys.readouterr().out
+    assert read_manifest(out).counts["truncated"] == sum(is_cut)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", ["latents", "texts"])
+def test_caches_made_on_a_gpu_are_those_of_the_cpu(
+    what: str, made: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = latents_config(made) if what == "latents" else texts_config(made)
+    gpu = run_verb("t2i encode", encode, cfg, tmp_path / "gpu")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    cpu = run_verb("t2i encode", encode, cfg, tmp_path / "cpu")
+    assert [read_manifest(folder).recipe["device"] for folder in (gpu, cpu)] == ["cuda", "cpu"]
+    if what == "latents":
+        ours, theirs = (open_latents(folder).mean for folder in (gpu, cpu))
+    else:
+        ours, theirs = (open_text_states(folder).values for folder in (gpu, cpu))
+    np.testing.assert_allclose(ours, theirs, atol=1e-2)
 
 
 def test_a_budget_that_changes_nothing_may_change(
