@@ -29,10 +29,10 @@ from PIL import Image
 
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, read_manifest, write_parquet
+from recap.artifacts import TEXT_ENCODER as TEXT_ENCODER
 from recap.artifacts import write_shard
 
 AUTOENCODER = "autoencoder"
-TEXT_ENCODER = "text_encoder"
 LATENTS = "latents"
 TEXT_STATES = "text_states"
 MODEL = "model"
