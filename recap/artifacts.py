@@ -11,6 +11,8 @@ captions/version 1
     quarantine/part-*.parquet   gated captions, the same schema, `flags` holding the rules; absent
                                 where no rules were applied
 captioner/version 1: config.json, model.safetensors, tokenizer.json
+text_encoder/version 1: what stage 2 reads texts with, in the layout of transformers; a captioner's
+    text tower can be one
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ from recap.claims import Claim, from_json
 IMAGES: Final = "images"
 CAPTIONS: Final = "captions"
 CAPTIONER: Final = "captioner"
+TEXT_ENCODER: Final = "text_encoder"
 VERSION: Final = 1
-"""Version of all three contracts."""
+"""Version of all four contracts."""
 
 MAPPED_SHARDS: Final = 4
 """Shards mapped at a time: what has been read of a mapped one counts as memory of the process."""

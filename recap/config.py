@@ -552,6 +552,14 @@ class CaptionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextTowerConfig:
+    """Write a captioner's text tower as a text encoder for image models."""
+
+    captioner: Path
+    """Captioner artifact, or public weights as `open_clip:NAME/TAG` or `open_clip:NAME@FILE`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportConfig:
     """Make a captions artifact of texts that lie in a table."""
 

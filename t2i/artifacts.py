@@ -23,16 +23,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, read_manifest, write_parquet
+from recap.artifacts import TEXT_ENCODER as TEXT_ENCODER
 from recap.artifacts import write_shard
 
 AUTOENCODER = "autoencoder"
-TEXT_ENCODER = "text_encoder"
 LATENTS = "latents"
 TEXT_STATES = "text_states"
 MODEL = "model"
@@ -43,12 +43,16 @@ VERSIONS: dict[str, int] = {
     AUTOENCODER: 1,
     TEXT_ENCODER: 1,
     LATENTS: 1,
-    TEXT_STATES: 1,
+    TEXT_STATES: 2,
     MODEL: 1,
     PROMPTS: 1,
     GENERATIONS: 1,
 }
 """Version of each artifact that this code writes and reads."""
+
+STATES_FILE, TOKENS_FILE = "states.bin", "tokens.bin"
+TOKENS = "tokens"
+"""What stands in place of a precision where token ids are kept instead of states."""
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 """File name that diffusers gives to the weights of one component."""
@@ -458,14 +462,24 @@ def write_latents_index(path: Path, sample_ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class TextStates:
-    """A text states artifact: `states.bin`, memory-mapped and unpadded, and `index.parquet`.
+    """A text states artifact: `states.bin` or `tokens.bin`, memory-mapped, and `index.parquet`.
 
-    One run of `num_tokens` states per distinct text, found by the digest of the text.
+    One run of `num_tokens` states, or token ids, per distinct text, unpadded and found by the
+    digest of the text. Token ids are kept where states would be too large.
     """
 
     manifest: Manifest
     table: pa.Table
-    states: Float[np.ndarray, "T D"]
+    values: Float[np.ndarray, "T D"] | Int32[np.ndarray, " T"]
+    """The states, or the token ids."""
+
+    width: int
+    """Width of a state."""
+
+    @property
+    def holds_tokens(self) -> bool:
+        """Say whether token ids are kept instead of states."""
+        return self.values.ndim == 1
 
     @cached_property
     def offsets(self) -> Int64[np.ndarray, " N"]:
@@ -481,26 +495,13 @@ class TextStates:
     def _digests(self) -> NDArray[Any]:
         return np.asarray(self.table["text_digest"].to_pylist(), dtype="S32")
 
-    def rows(self, digests: Sequence[str]) -> Int64[np.ndarray, " N"]:
-        """Return the index rows of some texts, given by `text_digest`.
-
-        Raises:
-            ArtifactError: A text was never encoded.
-        """
+    def find(self, digests: Sequence[str]) -> Int64[np.ndarray, " N"]:
+        """Return the index rows of some texts, given by `text_digest`; -1 where there is none."""
         wanted = np.asarray(digests, dtype="S32")
-        rows = np.searchsorted(self._digests, wanted)
-        rows_inside = np.minimum(rows, max(len(self._digests) - 1, 0))
-        found = (
-            self._digests[rows_inside] == wanted
-            if len(self._digests)
-            else np.zeros(len(wanted), bool)
-        )
-        if not found.all():
-            raise ArtifactError(
-                f"{self.manifest.folder}: {int((~found).sum()):,} of {len(wanted):,} texts have no "
-                f"states, digest {digests[int(np.argmin(found))]} first; encode these captions"
-            )
-        return rows_inside.astype(np.int64)
+        if not len(self._digests):
+            return np.full(len(wanted), -1, np.int64)
+        rows = np.minimum(np.searchsorted(self._digests, wanted), len(self._digests) - 1)
+        return np.where(self._digests[rows] == wanted, rows, -1).astype(np.int64)
 
 
 def open_text_states(folder: Path) -> TextStates:
@@ -510,19 +511,22 @@ def open_text_states(folder: Path) -> TextStates:
     table = _read_table(path, TEXT_STATES_SCHEMA)
     metadata = table.schema.metadata or {}
     try:
-        dtype, width = np.dtype(metadata[b"dtype"].decode()), int(metadata[b"width"])
+        kept, width = metadata[b"dtype"].decode(), int(metadata[b"width"])
+        dtype = np.dtype(np.int32 if kept == TOKENS else kept)
     except (KeyError, TypeError, ValueError):
         raise ArtifactError(f"{path}: its metadata lacks dtype and width of the states") from None
-    states = Path(folder) / "states.bin"
+    file = Path(folder) / (TOKENS_FILE if kept == TOKENS else STATES_FILE)
     num_tokens = int(table["num_tokens"].to_numpy().sum())
-    if states.stat().st_size != num_tokens * width * dtype.itemsize:
+    shape = (num_tokens,) if kept == TOKENS else (num_tokens, width)
+    num_bytes = file.stat().st_size if file.is_file() else 0
+    if num_bytes != int(np.prod(shape)) * dtype.itemsize:
+        what = "token ids" if kept == TOKENS else f"states of {width} {dtype}"
         raise ArtifactError(
-            f"{states}: {states.stat().st_size:,} bytes, but index.parquet speaks of "
-            f"{num_tokens:,} states of {width} {dtype}; encode again"
+            f"{file}: {num_bytes:,} bytes, but index.parquet speaks of {num_tokens:,} {what}; "
+            "encode again"
         )
-    if num_tokens == 0:
-        return TextStates(manifest, table, np.zeros((0, width), dtype))
-    return TextStates(manifest, table, np.memmap(states, dtype, "r", shape=(num_tokens, width)))
+    values = np.memmap(file, dtype, "r", shape=shape) if num_tokens else np.zeros(shape, dtype)
+    return TextStates(manifest, table, values, width)
 
 
 def write_text_states_index(
@@ -534,7 +538,16 @@ def write_text_states_index(
     width: int,
     dtype: str,
 ) -> None:
-    """Write `index.parquet` of a text states artifact, sorted by digest."""
+    """Write `index.parquet` of a text states artifact, sorted by digest.
+
+    Args:
+        path: The file.
+        digests: Of each text.
+        offsets: First token of each text.
+        num_tokens: Length of each text.
+        width: Width of a state.
+        dtype: Of the states, or TOKENS where token ids are kept instead.
+    """
     order = sorted(range(len(digests)), key=digests.__getitem__)
     columns = [
         [digests[i] for i in order],

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 from numpy.typing import DTypeLike, NDArray
 
 from launch.errors import ArtifactError, ConfigError, InputError
@@ -25,18 +27,24 @@ from launch.manifest import (
     digest_file,
     is_complete,
     read_manifest,
+    write_bytes,
     write_json,
 )
 from launch.parts import pending
-from launch.processes import set_threads
+from launch.processes import device, set_threads
 from launch.run import Run
 from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
 from t2i.artifacts import (
     AUTOENCODER,
     LATENTS,
+    STATES_FILE,
     TEXT_ENCODER,
     TEXT_STATES,
+    TOKENS,
+    TOKENS_FILE,
     VERSIONS,
+    TextStates,
+    open_text_states,
     text_digest,
     write_latents_index,
     write_text_states_index,
@@ -44,6 +52,7 @@ from t2i.artifacts import (
 from t2i.autoencoder import Autoencoder
 from t2i.conditioning import TextEncoder, length_batches
 from t2i.config import EncodeConfig
+from t2i.text_caches import refuse_unlike, shared
 
 BATCHES_PER_BLOCK = 16
 """Batches between markers; at most this much work is lost by a kill."""
@@ -120,9 +129,12 @@ def _encode_latents(cfg: EncodeConfig, run: Run, images: Images, source: str | P
     shape = (len(rows), autoencoder.latent_channels, side, side)
     gib = 2 * 4 * float(np.prod(shape)) / 2**30
     plan = {"pictures": len(rows), "latents": "x".join(map(str, shape[1:]))}
-    if not run.start(plan, gib=gib):
+    if cfg.flip:
+        plan["mirrored"] = "yes; left, right and displayed words are wrong in their captions"
+    if not run.start(plan, recipe={"device": device().type}, gib=gib):
         return
     set_threads(cfg.threads)
+    autoencoder.vae.to(device())
 
     files = {name: _ArrayFile(run.out / f"{name}.npy", shape) for name in ("mean", "std")}
     size = BATCHES_PER_BLOCK * cfg.batch_size
@@ -133,9 +145,11 @@ def _encode_latents(cfg: EncodeConfig, run: Run, images: Images, source: str | P
             for start in range(0, len(block), cfg.batch_size):
                 here = block[start : start + cfg.batch_size]
                 pixels = images.pixels(rows[here], size=cfg.image_size)
+                if cfg.flip:
+                    pixels = pixels[:, :, ::-1]
                 posterior = autoencoder.encode(pad_rows(pixels, cfg.batch_size))
-                files["mean"].array[here] = posterior.mean[: len(here)].numpy()
-                files["std"].array[here] = posterior.std[: len(here)].numpy()
+                files["mean"].array[here] = posterior.mean[: len(here)].cpu().numpy()
+                files["std"].array[here] = posterior.std[: len(here)].cpu().numpy()
                 progress.advance(len(here))
             _mark(run.out, index, files.values())
     for file in files.values():
@@ -154,58 +168,134 @@ def _encode_texts(cfg: EncodeConfig, run: Run, images: Images, source: str | Pat
     run.external_input("text_encoder", found.source, found.digest)
     for folder in cfg.captions:
         run.input("captions", folder, artifact=CAPTIONS)
+    for folder in cfg.beside:
+        run.input("beside", folder, artifact=TEXT_STATES, version=VERSIONS[TEXT_STATES])
     encoder = TextEncoder.load(source, max_tokens=cfg.max_tokens)
-    texts = distinct_texts(images, cfg.captions)
+    found_texts = distinct_texts(images, cfg.captions)
+    beside = [open_text_states(folder) for folder in cfg.beside]
+    texts = texts_without(found_texts, beside)
+    if not texts:
+        raise InputError(
+            f"beside={', '.join(map(str, cfg.beside))}: holds all of the {len(found_texts):,} "
+            "texts; expected some that are new. Train with these artifacts as they are."
+        )
     tokens, is_cut = encoder.tokenize(texts)
     num_tokens = [len(ids) for ids in tokens]
-    dtype = np.dtype(cfg.precision)
-    shape = (sum(num_tokens), encoder.width)
+    gib_per_token = encoder.width * np.dtype(cfg.precision).itemsize / 2**30
+    in_all = gib_per_token * (sum(num_tokens) + sum(int(c.num_tokens.sum()) for c in beside))
+    kept = choose_kept(cfg, beside, gib=in_all)
+    recipe = {"device": device().type, "kept": kept.what}
+    settings = {**recipe, "max_tokens": cfg.max_tokens, "precision": cfg.precision}
+    found_beside = {c.manifest.folder: shared(c.manifest.inputs, c.manifest.recipe) for c in beside}
+    refuse_unlike({run.out: shared(run.inputs, settings), **found_beside})
     plan: dict[str, object] = {
         "distinct texts": len(texts),
-        "tokens": shape[0],
+        "tokens": sum(num_tokens),
         "longest": max(num_tokens),
         "truncated": f"{sum(is_cut):,} ({sum(is_cut) / len(texts):.1%})",
         "width": encoder.width,
     }
-    if not run.start(plan, gib=float(np.prod(shape)) * dtype.itemsize / 2**30):
+    if beside:
+        plan["held beside"] = len(found_texts) - len(texts)
+    plan["text states"] = kept.why
+    keeps_tokens = kept.what == TOKENS
+    if not run.start(
+        plan,
+        recipe=recipe,
+        gib=sum(num_tokens) * (4 / 2**30 if keeps_tokens else gib_per_token),
+    ):
         return
     set_threads(cfg.threads)
-
-    # States lie in the order in which they are computed, shortest texts first.
-    batches = list(length_batches(num_tokens, batch_size=cfg.batch_size))
-    order = [row for batch in batches for row in batch.rows]
-    offsets = np.zeros(len(texts), dtype=np.int64)
-    offsets[order] = np.cumsum([0, *(num_tokens[row] for row in order)])[:-1]
-
-    file = _ArrayFile(run.out / "states.bin", shape, dtype=dtype)
-    starts = range(0, len(batches), BATCHES_PER_BLOCK)
-    blocks = [batches[start : start + BATCHES_PER_BLOCK] for start in starts]
-    with run.progress(len(texts), label="text states", unit="text") as progress:
-        for index in _blocks_to_do(run.out, len(blocks)):
-            for batch in blocks[index]:
-                ids = [tokens[row] for row in batch.rows]
-                padded = [*ids, *([ids[-1]] * (cfg.batch_size - len(ids)))]
-                states, mask = encoder.encode_tokens(padded, length=batch.length)
-                real = states[: len(ids)][mask[: len(ids)]].numpy()
-                start = offsets[batch.rows[0]]
-                file.array[start : start + len(real)] = real.astype(dtype)
-                progress.advance(len(ids))
-            _mark(run.out, index, [file])
-    file.close()
+    if keeps_tokens:
+        offsets = np.cumsum([0, *num_tokens[:-1]])
+        ids = np.fromiter(chain.from_iterable(tokens), np.int32, sum(num_tokens))
+        write_bytes(run.out / TOKENS_FILE, ids.tobytes())
+    else:
+        offsets = _write_states(cfg, run, encoder.to(device()), tokens)
     write_text_states_index(
         run.out / "index.parquet",
         digests=[text_digest(text) for text in texts],
         offsets=offsets.tolist(),
         num_tokens=num_tokens,
         width=encoder.width,
-        dtype=dtype.name,
+        dtype=TOKENS if keeps_tokens else cfg.precision,
     )
     run.finish(
         artifact=TEXT_STATES,
         version=VERSIONS[TEXT_STATES],
-        counts={"texts": len(texts), "tokens": shape[0], "truncated": sum(is_cut)},
-        parts=["states.bin", "index.parquet"],
+        counts={"texts": len(texts), "tokens": sum(num_tokens), "truncated": sum(is_cut)},
+        parts=[TOKENS_FILE if keeps_tokens else STATES_FILE, "index.parquet"],
     )
+
+
+def _write_states(
+    cfg: EncodeConfig, run: Run, encoder: TextEncoder, tokens: list[list[int]]
+) -> Int64[np.ndarray, " N"]:
+    """Write the states of all texts, and give the place of each text's first."""
+    num_tokens = [len(ids) for ids in tokens]
+    dtype = np.dtype(cfg.precision)
+    # States lie in the order in which they are computed, shortest texts first.
+    batches = list(length_batches(num_tokens, batch_size=cfg.batch_size))
+    order = [row for batch in batches for row in batch.rows]
+    offsets = np.zeros(len(tokens), dtype=np.int64)
+    offsets[order] = np.cumsum([0, *(num_tokens[row] for row in order)])[:-1]
+
+    file = _ArrayFile(run.out / STATES_FILE, (sum(num_tokens), encoder.width), dtype=dtype)
+    starts = range(0, len(batches), BATCHES_PER_BLOCK)
+    blocks = [batches[start : start + BATCHES_PER_BLOCK] for start in starts]
+    with run.progress(len(tokens), label="text states", unit="text") as progress:
+        for index in _blocks_to_do(run.out, len(blocks)):
+            for batch in blocks[index]:
+                ids = [tokens[row] for row in batch.rows]
+                padded = [*ids, *([ids[-1]] * (cfg.batch_size - len(ids)))]
+                states, mask = encoder.encode_tokens(padded, length=batch.length)
+                real = states[: len(ids)][mask[: len(ids)]].float().cpu().numpy()
+                start = offsets[batch.rows[0]]
+                file.array[start : start + len(real)] = real.astype(dtype)
+                progress.advance(len(ids))
+            _mark(run.out, index, [file])
+    file.close()
+    return offsets
+
+
+class Kept(NamedTuple):
+    """What an artifact keeps of texts, and why."""
+
+    what: Literal["states", "tokens"]
+    why: str
+
+
+def choose_kept(cfg: EncodeConfig, beside: Sequence[TextStates], *, gib: float) -> Kept:
+    """Choose between states and token ids by the size of the states, those beside included.
+
+    Raises:
+        ConfigError: The states are too large only together with those beside.
+    """
+    size = f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib:.2g} GiB"
+    if any(cache.holds_tokens for cache in beside):
+        return Kept("tokens", f"{size}: token ids are kept, as in the artifacts beside")
+    if gib <= cfg.budget_gib:
+        return Kept("states", f"{size} <= budget_gib={cfg.budget_gib:g}: states are kept")
+    if beside:
+        raise ConfigError(
+            f"text states: {size} with those of beside={', '.join(map(str, cfg.beside))}, more "
+            f"than budget_gib={cfg.budget_gib:g}. Raise budget_gib, or encode all texts into one "
+            "artifact without beside=: it will keep token ids"
+        )
+    return Kept(
+        "tokens",
+        f"{size} > budget_gib={cfg.budget_gib:g}: token ids are kept, text is encoded in every "
+        "step",
+    )
+
+
+def texts_without(texts: list[str], beside: Sequence[TextStates]) -> list[str]:
+    """Give the texts that none of some text states artifacts holds."""
+    digests = [text_digest(text) for text in texts]
+    is_held = np.zeros(len(texts), bool)
+    for cache in beside:
+        is_held |= cache.find(digests) >= 0
+    return [text for text, held in zip(texts, is_held, strict=True) if not held]
 
 
 def distinct_texts(images: Images, captions: Sequence[Path]) -> list[str]:

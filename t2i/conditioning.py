@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from launch.errors import ArtifactError, ConfigError
 from t2i.data import padded_length
@@ -73,11 +74,8 @@ class TextEncoder:
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, *, max_tokens: int | None = None) -> TextEncoder:
         """Take a model and a tokenizer that are loaded already, as a pipeline has them."""
-        limits = [tokenizer.model_max_length]
-        # T5's relative positions have no end; an absolute table has one.
-        if (table := getattr(model.config, "max_position_embeddings", None)) is not None:
-            limits.append(table)
-        limit = int(min(limits))
+        table = getattr(model.config, "max_position_embeddings", None)
+        limit = int(min(tokenizer.model_max_length, table or tokenizer.model_max_length))
         if max_tokens is not None and max_tokens > limit and limit < 1 << 20:
             raise ConfigError(
                 f"max_tokens={max_tokens} is more than the {limit} tokens this encoder reads"
@@ -108,14 +106,46 @@ class TextEncoder:
         # Some tokenizers give nothing for the empty text; attention needs one state to look at.
         return [ids or [self.tokenizer.pad_token_id] for ids in whole], is_cut
 
-    @torch.no_grad()
+    def to(self, device: torch.device) -> TextEncoder:
+        """Move to a device; compute in bfloat16 on a GPU if the weights are stored so.
+
+        Everywhere else in float32: many encoders overflow in float16.
+        """
+        is_half = device.type == "cuda" and self.model.dtype == torch.bfloat16
+        self.model.to(device=device, dtype=torch.bfloat16 if is_half else torch.float32)
+        return self
+
     def encode_tokens(self, tokens: Sequence[Sequence[int]], *, length: int) -> Texts:
         """Give the states of token ids padded to `length`; states of padding are zero."""
-        ids, mask = pad(tokens, length=length, pad_id=self.tokenizer.pad_token_id)
-        input_ids = torch.from_numpy(ids).to(self.model.device)
+        return self.encode_padded(*pad(tokens, length=length))
+
+    @torch.no_grad()
+    def encode_padded(self, ids: Int[np.ndarray, "B L"], mask: Bool[np.ndarray, "B L"]) -> Texts:
+        """Give the states of padded token ids; states of padding are zero.
+
+        Padding changes no state of a text where the encoder obeys its attention mask, as T5, CLIP
+        and BERT do; one that mixes tokens without attention, such as FNet, sees it.
+
+        Args:
+            ids: Anything where there is padding.
+            mask: True where a token is real.
+        """
+        input_ids = torch.from_numpy(np.where(mask, ids, self.tokenizer.pad_token_id))
+        input_ids = input_ids.to(self.model.device, torch.long)
         text_mask = torch.from_numpy(mask).to(self.model.device)
-        states = self.model(input_ids=input_ids, attention_mask=text_mask.long()).last_hidden_state
-        return Texts(states * text_mask[:, :, None], text_mask)
+        # A padded length may be more than the positions that there are; a text never is.
+        limit = self._num_positions or ids.shape[1]
+        states = self.model(
+            input_ids=input_ids[:, :limit], attention_mask=text_mask[:, :limit].long()
+        ).last_hidden_state
+        states = functional.pad(states, (0, 0, 0, ids.shape[1] - states.shape[1]))
+        # Not a product: what an encoder says of padding need not be finite.
+        return Texts(states.masked_fill(~text_mask[:, :, None], 0), text_mask)
+
+    @property
+    def _num_positions(self) -> int | None:
+        """Length of the table of positions; None where positions are relative, as in T5."""
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     def encode(self, texts: Sequence[str]) -> Texts:
         """Give the padded states of some texts; a multiple of 8 tokens long."""
@@ -131,8 +161,9 @@ def _load_encoder(source: str, *, is_local: bool) -> Any:
         CLIPTextModel,
     )
 
-    settings: dict[str, Any] = {"use_safetensors": True, "local_files_only": is_local}
-    config = AutoConfig.from_pretrained(source, local_files_only=is_local, trust_remote_code=False)
+    settings: dict[str, Any] = {"local_files_only": is_local, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(source, **settings)
+    settings["use_safetensors"] = True
     if config.model_type in {"clip", "clip_text_model"}:
         return CLIPTextModel.from_pretrained(source, **settings)
     if type(config) in AutoModelForTextEncoding._model_mapping:
@@ -142,7 +173,7 @@ def _load_encoder(source: str, *, is_local: bool) -> Any:
 
 
 def pad(
-    tokens: Sequence[Sequence[int]], *, length: int, pad_id: int
+    tokens: Sequence[Sequence[int]], *, length: int, pad_id: int = 0
 ) -> tuple[Int64[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
     """Pad token ids on the right; say which are real."""
     num_tokens = np.array([len(ids) for ids in tokens])

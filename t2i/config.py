@@ -117,6 +117,8 @@ class TextEncoderConfig:
 class EncodeConfig:
     """Cache latents once per picture, or text states once per distinct caption."""
 
+    NOT_IN_RECIPE: ClassVar = frozenset({"budget_gib"})  # what came of it is in the recipe
+
     images: Path
     """Images artifact; its training split is encoded."""
 
@@ -129,14 +131,25 @@ class EncodeConfig:
     captions: list[Path] = field(default_factory=list)
     """Captions artifacts whose texts are encoded, besides the alt texts."""
 
+    beside: list[Path] = field(default_factory=list)
+    """Text states artifacts of the same encoder; texts that they hold are left out."""
+
     image_size: int = 32
     """Pixels a side; pictures are centre-cropped and resized."""
+
+    flip: bool = False
+    """Encode the mirrored pictures, for `augmented_latents` of `t2i train`. Mirroring makes left,
+    right and displayed words wrong in captions; it hurts descriptive captions most."""
 
     max_tokens: int = 96
     """Longer texts are truncated, and counted."""
 
     precision: Literal["float32", "float16"] = "float16"
     """Stored precision of text states; latents are float32."""
+
+    budget_gib: float = 64.0
+    """If text states would take more, those of `beside` included, token ids are kept instead, and
+    training encodes the text of every step."""
 
     batch_size: int = 64
     """Rows per step; a multiple of 8."""
@@ -149,6 +162,12 @@ class EncodeConfig:
         require_positive(self, "image_size", "max_tokens", "threads")
         if (self.autoencoder is None) == (self.text_encoder is None):
             raise ConfigError("encode: give exactly one of autoencoder= and text_encoder=")
+        if self.flip and self.autoencoder is None:
+            raise ConfigError("flip: true is for pictures; texts have no mirror. Leave it out")
+        if self.beside and self.text_encoder is None:
+            raise ConfigError("beside is for texts; latents of other pictures have no use here")
+        if self.budget_gib < 0:
+            raise ConfigError(f"budget_gib must be at least 0, got {self.budget_gib:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +187,12 @@ class TrainConfig:
     latents: Path
     """Latents artifact."""
 
-    text_states: Path
-    """Text states artifact that covers every caption used."""
+    augmented_latents: list[Path] = field(default_factory=list)
+    """Further latents artifacts of the same pictures, mirrored ones for example; one entry is
+    drawn for each picture and epoch. Arms of a study share them."""
+
+    text_states: list[Path]
+    """Text states artifacts that together cover every caption used."""
 
     arm: str
     """Name of the arm; cannot change a number."""
@@ -297,6 +320,8 @@ class TrainConfig:
                     f"fallback: {kind}: {other} can never be used; expected a kind of caption_mix "
                     "that is not among required_kinds, and another kind to stand in for it"
                 )
+        if not self.text_states:
+            raise ConfigError("text_states: name at least one text states artifact, got none")
         total = sum(self.caption_mix.values())
         if abs(total - 1) > 1e-6 or any(p < 0 for p in self.caption_mix.values()):
             raise ConfigError(

@@ -4,8 +4,8 @@ Everything random is a function of (seed, stream, epoch, sample_id). The sample 
 the global batch: a rank computes the whole draw, which is cheap, and gathers its slice of it.
 A batch is a pure gather from index arrays; nothing loops over samples.
 
-N pictures, K caption kinds, B batch, C latent channels, H latent height, W latent width, L text
-tokens, D text width
+N pictures, K caption kinds, E latents artifacts, B batch, C latent channels, H latent height,
+W latent width, L text tokens, D text width
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64, UInt64
 
 from launch import keyed
 from launch.errors import InputError
 from launch.training import EpochOrder
 from recap.artifacts import Captions, Images
-from t2i.artifacts import Latents, TextStates, text_digest
+from t2i.artifacts import Latents, text_digest
+from t2i.ledger import AUGMENTATION
 from t2i.mix import ALT, choose_kinds, kind_order
+from t2i.text_caches import TextCaches
 
 TOKEN_MULTIPLE = 8
 """Padded text lengths are multiples of this."""
@@ -60,6 +62,9 @@ class Draw(NamedTuple):
     text_digests: np.ndarray
     """Digest of the caption drawn, 16 bytes each."""
 
+    entries: Int64[np.ndarray, " B"] | None = None
+    """Which of its latents each picture has; None where there is one of each."""
+
 
 class Batch(NamedTuple):
     """The tensors of some rows of a draw, as numpy arrays."""
@@ -67,7 +72,9 @@ class Batch(NamedTuple):
     unscaled_latents: Float32[np.ndarray, "B C H W"]
     noise: Float32[np.ndarray, "B C H W"]
     uniform: Float64[np.ndarray, " B"]
-    text_embeds: Float[np.ndarray, "B L D"]
+    text: Float[np.ndarray, "B L D"] | Int32[np.ndarray, "B L"]
+    """States of the captions, or their token ids where those are cached."""
+
     text_mask: Bool[np.ndarray, "B L"]
 
     @property
@@ -102,13 +109,13 @@ class TrainingSet:
     """Pictures with a caption of another kind in place of one, by `<other>_for_<kind>`."""
 
     ids: UInt64[np.ndarray, " N"]
-    latent_rows: Int64[np.ndarray, " N"]
+    latent_rows: Int64[np.ndarray, "E N"]
     state_rows: Int64[np.ndarray, "N K"]
     empty_row: int
-    latents: Latents
-    text_states: TextStates
-    digests: np.ndarray
-    """Digest of every text of the cache, 16 bytes each."""
+    latents: tuple[Latents, ...]
+    """One artifact, or several of the same pictures of which one is drawn for each."""
+
+    text: TextCaches
 
     seed: int
     batch_size: int
@@ -135,7 +142,17 @@ class TrainingSet:
             uniform=uniform("timestep"),
             kinds=kinds,
             is_dropped=uniform("dropout") < self.text_dropout,
-            text_digests=self.digests[self.state_rows[rows, kinds]],
+            text_digests=self.text.digests[self.state_rows[rows, kinds]],
+            entries=self._draw_entries(ids, epochs),
+        )
+
+    def _draw_entries(
+        self, ids: UInt64[np.ndarray, " B"], epochs: Int64[np.ndarray, " B"]
+    ) -> Int64[np.ndarray, " B"] | None:
+        if len(self.latents) == 1:
+            return None
+        return keyed.integers(
+            self.seed, AUGMENTATION, epoch=epochs, ids=ids, high=len(self.latents)
         )
 
     def gather(self, draw: Draw, here: slice = slice(None)) -> Batch:
@@ -143,18 +160,16 @@ class TrainingSet:
         state_rows = self.state_rows[draw.rows, draw.kinds]
         state_rows[draw.is_dropped] = self.empty_row
         # The padded length is the global batch's: it must not depend on the slice.
-        num_tokens = self.text_states.num_tokens[state_rows]
-        length = padded_length(int(num_tokens.max()))
-        embeds, mask = gather_states(self.text_states, state_rows[here], length=length)
-        ids, epochs, rows = draw.ids[here], draw.epochs[here], self.latent_rows[draw.rows[here]]
-        shape = self.latents.mean.shape[1:]
+        length = padded_length(int(self.text.num_tokens[state_rows].max()))
+        text, text_mask = self.text.gather(state_rows[here], length=length)
+        ids, epochs, shape = draw.ids[here], draw.epochs[here], self.latent_shape
         posterior_noise = keyed.normal(self.seed, "latent", epoch=epochs, ids=ids, shape=shape)
         return Batch(
-            unscaled_latents=self.latents.mean[rows] + self.latents.std[rows] * posterior_noise,
+            unscaled_latents=self._drawn_latents(draw, here, posterior_noise),
             noise=keyed.normal(self.seed, "noise", epoch=epochs, ids=ids, shape=shape),
             uniform=draw.uniform[here],
-            text_embeds=embeds,
-            text_mask=mask,
+            text=text,
+            text_mask=text_mask,
         )
 
     def batches(
@@ -188,6 +203,27 @@ class TrainingSet:
                 for _, batch in ahead:
                     batch.cancel()
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture."""
+        channels, height, width = self.latents[0].mean.shape[1:]
+        return channels, height, width
+
+    def _drawn_latents(
+        self, draw: Draw, here: slice, posterior_noise: Float32[np.ndarray, "B C H W"]
+    ) -> Float32[np.ndarray, "B C H W"]:
+        """Draw latents of the posteriors of a slice of a batch."""
+        rows = self.latent_rows[:, draw.rows[here]]  # E B
+        if draw.entries is None:
+            (latents,) = self.latents
+            return latents.mean[rows[0]] + latents.std[rows[0]] * posterior_noise
+        drawn = np.empty_like(posterior_noise)
+        for entry, latents in enumerate(self.latents):
+            mine = draw.entries[here] == entry
+            row = rows[entry, mine]
+            drawn[mine] = latents.mean[row] + latents.std[row] * posterior_noise[mine]
+        return drawn
+
     def sample_ids_of(self, draw: Draw, here: slice = slice(None)) -> list[str]:
         """Name the pictures of a slice of a batch, for a message."""
         return [self.sample_ids[row] for row in draw.rows[here]]
@@ -196,19 +232,6 @@ class TrainingSet:
 def padded_length(num_tokens: int) -> int:
     """Round a number of tokens up to the padded length."""
     return max(1, -(-num_tokens // TOKEN_MULTIPLE)) * TOKEN_MULTIPLE
-
-
-def gather_states(
-    text_states: TextStates, rows: Int64[np.ndarray, " B"], *, length: int
-) -> tuple[Float[np.ndarray, "B L D"], Bool[np.ndarray, "B L"]]:
-    """Give the states of some texts padded with zeros, and which of them are real."""
-    offsets, num_tokens = text_states.offsets[rows], text_states.num_tokens[rows]
-    position = np.arange(length)[None, :]
-    mask = position < num_tokens[:, None]
-    token = np.where(mask, offsets[:, None] + position, offsets[:, None])
-    embeds = text_states.states[token]
-    embeds[~mask] = 0
-    return embeds, mask
 
 
 def texts_by_kind(
@@ -251,8 +274,8 @@ def join(
     *,
     images: Images,
     captions: Sequence[Captions],
-    latents: Latents,
-    text_states: TextStates,
+    latents: Sequence[Latents],
+    text: TextCaches,
     caption_mix: Mapping[str, float],
     required_kinds: Sequence[str],
     fallback: Mapping[str, str],
@@ -264,19 +287,22 @@ def join(
 
     Raises:
         InputError: A kind is absent everywhere, or too few pictures are left for one batch.
-        ArtifactError: A caption was never encoded.
+        ArtifactError: A caption was never encoded, or a picture not in each of the latents.
     """
+    first, *augmented = latents
+    # By digest: in which order augmentations are named must not matter.
+    latents = (first, *sorted(augmented, key=lambda entry: entry.manifest.digest))
     kinds = kind_order(caption_mix)
     needed = list(dict.fromkeys([*required_kinds, *kinds]))
     texts = texts_by_kind(images, captions, list(dict.fromkeys([*needed, *fallback.values()])))
     stood_in = {}
     for kind, other in fallback.items():
         lacking = {s: text for s, text in texts[other].items() if s not in texts[kind]}
-        stood_in[f"{other}_for_{kind}"] = sum(s in lacking for s in latents.sample_ids)
+        stood_in[f"{other}_for_{kind}"] = sum(s in lacking for s in first.sample_ids)
         texts[kind] = {**texts[kind], **lacking}
     missing = {f"missing_{kind}": 0 for kind in needed}
     kept: list[str] = []
-    for sample_id in sorted(latents.sample_ids):
+    for sample_id in sorted(first.sample_ids):
         lacks = next((kind for kind in needed if sample_id not in texts[kind]), None)
         if lacks is None:
             kept.append(sample_id)
@@ -284,14 +310,14 @@ def join(
             missing[f"missing_{lacks}"] += 1
     if len(kept) < batch_size:
         raise InputError(
-            f"{latents.manifest.folder}: {len(kept):,} of {len(latents.sample_ids):,} pictures "
+            f"{first.manifest.folder}: {len(kept):,} of {len(first.sample_ids):,} pictures "
             f"have a caption of each kind needed ({', '.join(needed)}); expected at least one "
             f"batch of {batch_size:,}. Left out: {missing}."
         )
     drawn = [[text_digest(texts[kind][sample_id]) for kind in kinds] for sample_id in kept]
     flat = [digest for row in drawn for digest in row]
     ids = keyed.words(kept)
-    (empty_row,) = text_states.rows([text_digest("")])
+    (empty_row,) = text.rows([text_digest("")])
     return TrainingSet(
         sample_ids=kept,
         kinds=kinds,
@@ -299,20 +325,13 @@ def join(
         missing=missing,
         stood_in=stood_in,
         ids=ids,
-        latent_rows=latents.rows(kept),
-        state_rows=text_states.rows(flat).reshape(len(kept), len(kinds)),
+        latent_rows=np.stack([entry.rows(kept) for entry in latents]),
+        state_rows=text.rows(flat).reshape(len(kept), len(kinds)),
         empty_row=int(empty_row),
         latents=latents,
-        text_states=text_states,
-        digests=_raw_digests(text_states),
+        text=text,
         seed=seed,
         batch_size=batch_size,
         text_dropout=text_dropout,
         order=EpochOrder(seed, "order", ids),
     )
-
-
-def _raw_digests(text_states: TextStates) -> np.ndarray:
-    """Give the digest of every text of a cache as 16 raw bytes."""
-    joined = "".join(text_states.table["text_digest"].to_pylist())
-    return np.frombuffer(bytes.fromhex(joined), dtype="V16")

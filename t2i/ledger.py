@@ -1,7 +1,8 @@
 """What every step trained on, written down so that pairing can be proved.
 
 One row per step. `shared_hash` covers what arms of one seed must have in common: sample ids,
-epochs, random keys, timestep draws and the dropout mask. `caption_hash` covers the texts that were
+epochs, random keys, timestep draws, the dropout mask and, where there are several to choose from,
+the latents chosen. `caption_hash` covers the texts that were
 drawn, before dropout. `tensor_hash`, every `TENSOR_INTERVAL` steps, covers the corrupted latents
 and the noise themselves. A step's row depends on the step alone, never on rank, arm name or resume.
 
@@ -33,6 +34,9 @@ TENSOR_INTERVAL = 50
 
 STREAMS = ("order", "caption", "dropout", "latent", "timestep", "noise")
 """One stream of keyed randomness per purpose."""
+
+AUGMENTATION = "augmentation"
+"""The stream that is drawn from only where a picture has several latents."""
 
 SCHEMA = pa.schema(
     [
@@ -80,13 +84,15 @@ class Row(NamedTuple):
 def row_of(draw: Draw, *, kinds: Sequence[str], seed: int, tensor_hash: str | None) -> Row:
     """Give the row of one global batch."""
     keys = b"".join(stream_key(seed, stream).tobytes() for stream in STREAMS)
-    shared = (
+    shared = [
         keys,
         draw.ids.tobytes(),
         draw.epochs.tobytes(),
         draw.uniform.tobytes(),
         draw.is_dropped.tobytes(),
-    )
+    ]
+    if draw.entries is not None:
+        shared += [stream_key(seed, AUGMENTATION).tobytes(), draw.entries.tobytes()]
     counts = np.bincount(draw.kinds, minlength=len(kinds)).tolist()
     return Row(
         step=draw.step,

@@ -14,48 +14,34 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
-from launch.errors import ArtifactError, ConfigError, StoppedError
+from launch.errors import ConfigError, StoppedError
 from launch.finite import FiniteGuard
-from launch.manifest import SCRATCH, Manifest
+from launch.manifest import SCRATCH
 from launch.processes import accelerator as make_accelerator
 from launch.processes import device, rank, rank_slice, set_threads, world_size
 from launch.run import Run
 from launch.trackers import FOLDER as TRACKERS
 from launch.trackers import mirrored_log, refuse_absent
 from launch.training import is_due, learning_rate
-from recap.artifacts import CAPTIONS, IMAGES, open_captions, open_images
-from t2i.artifacts import (
-    AUTOENCODER,
-    LATENTS,
-    MODEL,
-    TEXT_ENCODER,
-    TEXT_STATES,
-    VERSIONS,
-    open_latents,
-    open_text_states,
-)
+from t2i.artifacts import MODEL, VERSIONS
 from t2i.autoencoder import Autoencoder
-from t2i.cache import locate
 from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
-from t2i.data import Batch, Draw, TrainingSet, join
+from t2i.data import Batch, Draw, TrainingSet
 from t2i.denoiser import build, choose_kernels, num_parameters, whiten_text
 from t2i.folder import LEDGER, model_files, save_model, save_weights
+from t2i.inputs import open_inputs, some_states
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, sample_loss
 from t2i.validation import Validation, open_held_out, validation_steps
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment that forgets within 100 steps: short runs have only some hundreds."""
-
-NUM_STATES = 65_536
-"""Token states whose mean and covariance the denoiser starts from."""
 
 LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 
@@ -69,9 +55,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
     snapshots = snapshot_steps(num_steps, cfg.snapshots)
     denoiser = build(
         cfg.size,
-        latent_channels=data.latents.mean.shape[1],
-        latent_side=data.latents.mean.shape[2],
-        text_width=data.text_states.states.shape[1],
+        latent_channels=data.latent_shape[0],
+        latent_side=data.latent_shape[1],
+        text_width=data.text.width,
         seed=cfg.seed,
     )
     here = rank_slice(cfg.batch_size)
@@ -84,6 +70,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
         "steps": num_steps,
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
+        "text": "encoded in every step" if data.text.holds_tokens else "cached states",
         "validated on": 0 if held_out is None else len(held_out.pair_ids),
     }
     if data.stood_in:
@@ -97,7 +84,6 @@ def train(cfg: TrainConfig, run: Run) -> None:
         return
 
     set_threads(cfg.threads)
-    whiten_text(denoiser, some_states(data.text_states.states))
     accelerator = make_accelerator(
         precision=cfg.precision, trackers=cfg.trackers, trackers_folder=run.out / TRACKERS
     )
@@ -105,6 +91,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
     choose_kernels(
         denoiser, attention=cfg.attention, checkpoint_activations=cfg.checkpoint_activations
     )
+    if data.text.holds_tokens:
+        text_encoder.to(accelerator.device)
+    whiten_text(denoiser, some_states(data.text, text_encoder))
     # Channels last is quicker on CPUs and GPUs; the weights that are saved do not show it.
     denoiser.to(accelerator.device, memory_format=torch.channels_last)
     adamw = torch.optim.AdamW(
@@ -135,7 +124,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             cfg,
             out=run.out,
             moments=[step * cfg.batch_size for step in steps],
-            image_size=int(data.latents.manifest.config["image_size"]),
+            image_size=int(data.latents[0].manifest.config["image_size"]),
             autoencoder=autoencoder,
             text_encoder=text_encoder,
             accelerator=accelerator,
@@ -148,7 +137,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
             optimizer.zero_grad(set_to_none=True)
             pieces, losses = batch.split(cfg.microbatch), []
             for piece in pieces:
-                x, text_embeds, text_mask = prepare(piece, cfg, autoencoder, accelerator.device)
+                x, text_embeds, text_mask = prepare(
+                    piece, cfg, autoencoder, text_encoder, accelerator.device
+                )
                 # Gradients of all processes are added up once, in the last backward pass.
                 is_last = len(losses) == len(pieces) - 1
                 with nullcontext() if is_last else accelerator.no_sync(model):
@@ -236,51 +227,6 @@ def train(cfg: TrainConfig, run: Run) -> None:
     accelerator.end_training()
 
 
-def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, TextEncoder]:
-    """Open and join everything that is read, and refuse what does not fit together."""
-    images = run.input("images", cfg.images, artifact=IMAGES)
-    captions = [run.input("captions", folder, artifact=CAPTIONS) for folder in cfg.captions]
-    cached = run.input("latents", cfg.latents, artifact=LATENTS)
-    states = run.input("text_states", cfg.text_states, artifact=TEXT_STATES)
-    for manifest in (*captions, cached, states):
-        was = next((i.digest for i in manifest.inputs if i.role == "images"), images.digest)
-        if was != images.digest:
-            raise ArtifactError(
-                f"{manifest.folder}: was made from images {was[:12]}, but images={cfg.images} "
-                f"is {images.digest[:12]}. Make it from these pictures, or name the ones it is of."
-            )
-    data = join(
-        images=open_images(cfg.images),
-        captions=[open_captions(folder) for folder in cfg.captions],
-        latents=open_latents(cfg.latents),
-        text_states=open_text_states(cfg.text_states),
-        caption_mix=cfg.caption_mix,
-        required_kinds=cfg.required_kinds,
-        fallback=cfg.fallback,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
-        text_dropout=cfg.text_dropout,
-    )
-    autoencoder = Autoencoder.load(_maker_of(cached, "autoencoder", AUTOENCODER))
-    text_encoder = TextEncoder.load(
-        _maker_of(states, "text_encoder", TEXT_ENCODER),
-        max_tokens=int(states.config["max_tokens"]),
-    )
-    return data, autoencoder, text_encoder
-
-
-def _maker_of(cache: Manifest, role: str, artifact: str) -> str:
-    """Find the component that a cache was made with, and prove that it is the same."""
-    noted = next(i for i in cache.inputs if i.role == role)
-    found = locate(noted.path, artifact=artifact)
-    if found.digest != noted.digest:
-        raise ArtifactError(
-            f"{noted.path}: is {found.digest[:12]}, but {cache.folder} was made with "
-            f"{noted.digest[:12]}. Put that {artifact} back, or encode again."
-        )
-    return found.source
-
-
 def refuse_uneven(microbatch: int | None, *, batch_size: int) -> None:
     """Refuse parts of a batch that are not all of one size."""
     if microbatch is not None and batch_size % microbatch:
@@ -290,30 +236,37 @@ def refuse_uneven(microbatch: int | None, *, batch_size: int) -> None:
         )
 
 
-def some_states(states: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "M D"]:
-    """Give evenly spaced token states, enough for a covariance."""
-    return states[:: max(1, len(states) // NUM_STATES)].astype(np.float32)
-
-
 def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
     """Give the evenly spaced steps whose averages are kept; the last is the model itself."""
     return {round(num_steps * i / num_snapshots) for i in range(1, num_snapshots)} - {0, num_steps}
 
 
 def prepare(
-    batch: Batch, cfg: TrainConfig, autoencoder: Autoencoder, device: torch.device
+    batch: Batch,
+    cfg: TrainConfig,
+    autoencoder: Autoencoder,
+    text_encoder: TextEncoder,
+    device: torch.device,
 ) -> tuple[Corrupted, Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-    """Scale and corrupt the latents; bring everything to the device."""
-    corrupted = corrupt(
+    """Scale and corrupt the latents, encode what is token ids; bring everything to the device."""
+    corrupted = corrupt_latents(batch, cfg, autoencoder)
+    text = torch.from_numpy(batch.text)
+    if not text.is_floating_point():
+        text = text_encoder.encode_padded(batch.text, batch.text_mask).text_embeds
+    return (
+        Corrupted(*(tensor.to(device) for tensor in corrupted)),
+        text.to(device, torch.float32),
+        torch.from_numpy(batch.text_mask).to(device),
+    )
+
+
+def corrupt_latents(batch: Batch, cfg: TrainConfig, autoencoder: Autoencoder) -> Corrupted:
+    """Scale and corrupt the latents."""
+    return corrupt(
         cfg.objective,
         autoencoder.scale(torch.from_numpy(batch.unscaled_latents)),
         noise=torch.from_numpy(batch.noise),
         uniform=torch.from_numpy(batch.uniform),
-    )
-    return (
-        Corrupted(*(tensor.to(device) for tensor in corrupted)),
-        torch.from_numpy(batch.text_embeds).to(device, torch.float32),
-        torch.from_numpy(batch.text_mask).to(device),
     )
 
 
@@ -327,7 +280,7 @@ def tensor_hash(
     if draw.step % TENSOR_INTERVAL and draw.step != 1:
         return None
     batch = data.gather(draw)
-    corrupted, _, _ = prepare(batch, cfg, autoencoder, torch.device("cpu"))
+    corrupted = corrupt_latents(batch, cfg, autoencoder)
     return hash_tensors(batch.noise, corrupted.x_t.numpy(), corrupted.timestep.numpy())
 
 

@@ -172,7 +172,8 @@ class Validation:
         self._accelerator = accelerator
         device = accelerator.device
         autoencoder.vae.to(device)
-        text_encoder.model.to(device)
+        home = text_encoder.model.device
+        text_encoder.to(device)
         # A tokenizer keeps how it was last asked to truncate, and this one is saved with the model.
         text_encoder = replace(text_encoder, tokenizer=copy.deepcopy(text_encoder.tokenizer))
         uniform = path_draws(held_out.pair_ids)
@@ -219,7 +220,7 @@ class Validation:
                 scheduler=scheduler(cfg.objective),
                 device=device,
             )
-        text_encoder.model.to("cpu")  # it may be larger than the denoiser, and is done
+        text_encoder.to(home)  # it may be larger than the denoiser
 
     @torch.no_grad()
     def measure(

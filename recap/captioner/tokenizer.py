@@ -10,8 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from recap.captioner.coca import SpecialTokens
 
@@ -59,6 +69,33 @@ class CaptionTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; special tokens say nothing."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def for_transformers(self, *, max_tokens: int) -> Any:
+        """Return the vocabulary as a tokenizer of transformers that gives the ids of `encode`.
+
+        Args:
+            max_tokens: Longer texts are cut before their end token.
+        """
+        from transformers import PreTrainedTokenizerFast
+
+        made, special = Tokenizer.from_str(self.to_json()), self.special
+        start, end = (made.id_to_token(id_) for id_ in (special.start, special.end))
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A {end}",
+            special_tokens=[(start, special.start), (end, special.end)],
+        )
+        pad = made.id_to_token(special.pad)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=made,
+            bos_token=start,
+            eos_token=end,
+            # CLIP's padding is a word as well; as a special token it would no longer be one.
+            pad_token=end if pad == CLIP_PAD else pad,
+            model_max_length=max_tokens,
+            padding_side="right",
+            split_special_tokens=True,  # "<end>" inside a text is six letters, here too
+            clean_up_tokenization_spaces=False,
+        )
 
     def to_json(self) -> str:
         """Return the content of `tokenizer.json`."""

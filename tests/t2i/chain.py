@@ -144,7 +144,7 @@ class Chain:
             "images": str(self.images),
             "captions": [str(self.captions)],
             "latents": str(self.latents),
-            "text_states": str(self.text_states),
+            "text_states": [str(self.text_states)],
             "arm": "dsc",
             "caption_mix": {"dsc": 0.75, "alt": 0.25},
             "required_kinds": ["alt", "dsc"],

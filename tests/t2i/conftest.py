@@ -95,7 +95,7 @@ def model_folder(components: CaptionmixPipeline, tmp_path_factory: pytest.TempPa
         {
             "images": "i",
             "latents": "l",
-            "text_states": "t",
+            "text_states": ["t"],
             "arm": "dsc",
             "caption_mix": {"alt": 1.0},
             "required_kinds": [],

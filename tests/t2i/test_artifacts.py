@@ -43,7 +43,8 @@ KEYS = [f"{i:032x}" for i in range(6)]
 
 def complete(folder: Path, artifact: str, **of: object) -> Path:
     empty = {"recipe": {}, "inputs": [], "counts": {}, "rejected": {}, "parts": []}
-    write_manifest(folder, Manifest(**{"artifact": artifact, "version": 1, **empty, **of}))  # type: ignore[arg-type]
+    version = artifacts.VERSIONS[artifact]
+    write_manifest(folder, Manifest(**{"artifact": artifact, "version": version, **empty, **of}))  # type: ignore[arg-type]
     return folder
 
 
@@ -73,7 +74,7 @@ def test_every_table_carries_its_contract() -> None:
     }
     for name, schema in schemas.items():
         assert schema.metadata[b"captionmix.artifact"] == name.encode()
-        assert schema.metadata[b"captionmix.version"] == b"1"
+        assert schema.metadata[b"captionmix.version"] == str(artifacts.VERSIONS[name]).encode()
 
 
 def test_a_prompt_id_depends_on_style_pair_and_text() -> None:
@@ -222,16 +223,38 @@ def write_text_states(folder: Path, *, num_states: int = 5) -> Path:
 def test_text_states_are_found_by_the_digest_of_their_text(tmp_path: Path) -> None:
     found = open_text_states(write_text_states(tmp_path))
     for text, states in {"": [[0, 1, 2]], "a red ring": [[9, 10, 11], [12, 13, 14]]}.items():
-        (row,) = found.rows([text_digest(text)])
+        (row,) = found.find([text_digest(text)])
         offset, num_tokens = found.offsets[row], found.num_tokens[row]
-        assert found.states[offset : offset + num_tokens].tolist() == states
+        assert found.values[offset : offset + num_tokens].tolist() == states
 
 
 @pytest.mark.parametrize("text", ["never seen", "~", " "])
-def test_a_text_that_was_never_encoded_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_text_that_was_never_encoded_is_not_found(tmp_path: Path, text: str) -> None:
     found = open_text_states(write_text_states(tmp_path))
-    with pytest.raises(ArtifactError, match="1 of 2 texts have no states"):
-        found.rows([text_digest(""), text_digest(text)])
+    assert found.find([text_digest(text), text_digest("")])[0] == -1
+    assert found.find([text_digest("")])[0] >= 0
+
+
+def test_token_ids_may_stand_in_place_of_states(tmp_path: Path) -> None:
+    ids = np.arange(5, dtype=np.int32)
+    (tmp_path / "tokens.bin").write_bytes(ids.tobytes())
+    write_text_states_index(
+        tmp_path / "index.parquet",
+        digests=[text_digest(text) for text in ("", "a ring")],
+        offsets=[0, 2],
+        num_tokens=[2, 3],
+        width=3,
+        dtype="tokens",
+    )
+    found = open_text_states(complete(tmp_path, TEXT_STATES))
+    assert found.holds_tokens
+    assert found.width == 3
+    assert isinstance(found.values, np.memmap)
+    assert found.values.dtype == np.int32
+    assert found.values.tolist() == [0, 1, 2, 3, 4]
+    (tmp_path / "tokens.bin").write_bytes(ids[:4].tobytes())
+    with pytest.raises(ArtifactError, match=r"16 bytes, .* 5 token ids; encode again"):
+        open_text_states(tmp_path)
 
 
 def test_text_states_that_were_cut_short_are_refused(tmp_path: Path) -> None:

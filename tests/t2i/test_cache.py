@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from diffusers import AutoencoderKL
 
 import t2i.cache as module
 from launch.errors import ArtifactError, ConfigError, InputError
+from launch.manifest import read_manifest
 from recap.artifacts import open_images
 from t2i.artifacts import AUTOENCODER, open_latents, open_text_states, text_digest
 from t2i.autoencoder import Autoencoder
@@ -18,7 +20,7 @@ from t2i.conditioning import TextEncoder
 from t2i.config import EncodeConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, payload, run_verb
+from chain import Chain, chain, make_captions, payload, run_verb
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,12 @@ def test_text_states_are_those_of_the_encoder_unpadded(made: Chain) -> None:
     assert "" in texts
     assert len(states.table) == len(texts) == len(set(texts))
     for text in texts[::7]:
-        (row,) = states.rows([text_digest(text)])
+        (row,) = states.find([text_digest(text)])
         start, num = states.offsets[row], states.num_tokens[row]
         expected = encoder.encode([text])
         assert num == expected.text_mask.sum()
         np.testing.assert_allclose(
-            states.states[start : start + num], expected.text_embeds[0, :num], atol=5e-3
+            states.values[start : start + num], expected.text_embeds[0, :num], atol=5e-3
         )
 
 
@@ -105,8 +107,130 @@ def test_a_cache_that_was_stopped_ends_in_the_same_bytes(
 def test_stored_precision_is_as_configured(made: Chain, tmp_path: Path) -> None:
     cfg = texts_config(made, precision="float32")
     out = run_verb("t2i encode", encode, cfg, tmp_path / "out")
-    assert open_text_states(out).states.dtype == np.float32
-    assert open_text_states(made.text_states).states.dtype == np.float16
+    assert open_text_states(out).values.dtype == np.float32
+    assert open_text_states(made.text_states).values.dtype == np.float16
+
+
+def test_states_beyond_the_budget_are_kept_as_token_ids(
+    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_verb("t2i encode", encode, texts_config(made, budget_gib=0.0), tmp_path / "out")
+    assert "GiB > budget_gib=0: token ids are kept, text is encoded in every step" in (
+        capsys.readouterr().out
+    )
+    found, images = open_text_states(out), open_images(made.images)
+    encoder = TextEncoder.load(made.text_encoder, max_tokens=32)
+    texts = distinct_texts(images, [made.captions])
+    tokens, _ = encoder.tokenize(texts)
+    assert found.holds_tokens
+    assert found.width == encoder.width
+    for text, ids in zip(texts, tokens, strict=True):
+        (row,) = found.find([text_digest(text)])
+        start = found.offsets[row]
+        assert found.values[start : start + found.num_tokens[row]].tolist() == ids
+    assert set(payload(out)) == {"tokens.bin", "index.parquet"}
+
+
+def test_the_share_of_texts_that_are_cut_is_printed(
+    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_verb("t2i encode", encode, texts_config(made, max_tokens=16), tmp_path / "out")
+    texts = distinct_texts(open_images(made.images), [made.captions])
+    _, is_cut = TextEncoder.load(made.text_encoder, max_tokens=16).tokenize(texts)
+    assert 0 < sum(is_cut) < len(texts)
+    share = f"truncated: {sum(is_cut)} ({sum(is_cut) / len(texts):.1%})"
+    assert share in capsys.readouterr().out
+    assert read_manifest(out).counts["truncated"] == sum(is_cut)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", ["latents", "texts"])
+def test_caches_made_on_a_gpu_are_those_of_the_cpu(
+    what: str, made: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = latents_config(made) if what == "latents" else texts_config(made)
+    gpu = run_verb("t2i encode", encode, cfg, tmp_path / "gpu")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    cpu = run_verb("t2i encode", encode, cfg, tmp_path / "cpu")
+    assert [read_manifest(folder).recipe["device"] for folder in (gpu, cpu)] == ["cuda", "cpu"]
+    if what == "latents":
+        ours, theirs = (open_latents(folder).mean for folder in (gpu, cpu))
+    else:
+        ours, theirs = (open_text_states(folder).values for folder in (gpu, cpu))
+    np.testing.assert_allclose(ours, theirs, atol=1e-2)
+
+
+def test_a_budget_that_changes_nothing_may_change(
+    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run_verb("t2i encode", encode, texts_config(made, budget_gib=2.0), out)
+    assert "GiB <= budget_gib=2: states are kept" in capsys.readouterr().out
+    run_verb("t2i encode", encode, texts_config(made, budget_gib=1.0), out)
+    assert "is complete" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="kept: 'states' -> 'tokens'"):
+        run_verb("t2i encode", encode, texts_config(made, budget_gib=0.0), out)
+
+
+def more_captions(folder: Path) -> Path:
+    """New texts of every picture, and a kind whose texts were encoded before."""
+    return make_captions(
+        folder, kinds={"new": "a {colour} box, picture {number}", "ssc": "a {colour} box"}
+    )
+
+
+def test_texts_held_beside_are_not_encoded_again(
+    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = more_captions(tmp_path / "more")
+    cfg = texts_config(made, captions=[more], beside=[made.text_states])
+    out = run_verb("t2i encode", encode, cfg, tmp_path / "out")
+    texts = distinct_texts(open_images(made.images), [more])
+    expected = {text_digest(text) for text in texts if "picture" in text}
+    assert set(open_text_states(out).table["text_digest"].to_pylist()) == expected
+    assert f"held beside: {len(texts) - len(expected)}" in capsys.readouterr().out
+
+
+def test_states_beside_that_differ_are_refused(made: Chain, tmp_path: Path) -> None:
+    more = more_captions(tmp_path / "more")
+    for name, was in (("precision", "float32"), ("max_tokens", 16)):
+        cfg = texts_config(made, captions=[more], beside=[made.text_states], **{name: was})
+        with pytest.raises(ArtifactError, match=f"{name}: {was!r} -> "):
+            run_verb("t2i encode", encode, cfg, tmp_path / "out")
+    cfg = texts_config(made, captions=[more], beside=[made.text_states], budget_gib=0.0)
+    with pytest.raises(ConfigError, match=r"more than budget_gib=0. Raise budget_gib"):
+        run_verb("t2i encode", encode, cfg, tmp_path / "out")
+    with pytest.raises(InputError, match="holds all of the"):
+        run_verb("t2i encode", encode, texts_config(made, beside=[made.text_states]), tmp_path)
+
+
+def test_new_texts_are_kept_as_those_beside_are(made: Chain, tmp_path: Path) -> None:
+    tokens = run_verb("t2i encode", encode, texts_config(made, budget_gib=0.0), tmp_path / "tokens")
+    cfg = texts_config(made, captions=[more_captions(tmp_path / "more")], beside=[tokens])
+    out = run_verb("t2i encode", encode, cfg, tmp_path / "out")
+    assert open_text_states(out).holds_tokens
+
+
+def test_mirrored_latents_are_those_of_the_mirrored_pictures(made: Chain, tmp_path: Path) -> None:
+    out = run_verb("t2i encode", encode, latents_config(made, flip=True), tmp_path / "out")
+    images, latents = open_images(made.images), open_latents(out)
+    pixels = images.pixels(images.rows("train"), size=16)
+    found = Autoencoder.load(made.autoencoder).encode(pixels[:, :, ::-1])
+    np.testing.assert_allclose(latents.mean, found.mean.numpy(), atol=1e-4)
+    assert not np.allclose(latents.mean, open_latents(made.latents).mean, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_encoder": Path("t"), "flip": True}, "flip: true is for pictures"),
+        ({"autoencoder": Path("a"), "beside": [Path("b")]}, "beside is for texts"),
+        ({"text_encoder": Path("t"), "budget_gib": -1.0}, "budget_gib must be at least 0, got -1"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EncodeConfig(images=Path("i"), **settings)
 
 
 def test_any_autoencoder_folder_of_diffusers_can_be_cached(made: Chain, tmp_path: Path) -> None:

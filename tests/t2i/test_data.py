@@ -11,6 +11,7 @@ from launch.errors import ArtifactError, InputError
 from recap.artifacts import open_captions, open_images
 from t2i.artifacts import open_latents, open_text_states, text_digest
 from t2i.data import TrainingSet, join, padded_length, texts_by_kind
+from t2i.text_caches import open_text_caches
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import Chain, chain, make_captions, make_images
@@ -25,8 +26,8 @@ def joined(made: Chain, captions: Path | None = None, **settings: Any) -> Traini
     plain: dict[str, Any] = {
         "images": open_images(made.images),
         "captions": [open_captions(captions or made.captions)],
-        "latents": open_latents(made.latents),
-        "text_states": open_text_states(made.text_states),
+        "latents": [open_latents(made.latents)],
+        "text": open_text_caches([made.text_states]),
         "caption_mix": {"dsc": 0.5, "alt": 0.5},
         "required_kinds": ["alt", "dsc", "ssc"],
         "fallback": {},
@@ -91,17 +92,17 @@ def test_states_belong_to_the_caption_drawn(made: Chain) -> None:
     draw = data.draw(1)
     batch = data.gather(draw)
     texts = texts_by_kind(open_images(made.images), [open_captions(made.captions)], data.kinds)
-    states = data.text_states
+    states = open_text_states(made.text_states)
     for i, row in enumerate(draw.rows):
         text = texts[data.kinds[draw.kinds[i]]][data.sample_ids[row]]
         assert draw.text_digests[i].tobytes().hex() == text_digest(text)
-        (state,) = states.rows([text_digest("" if draw.is_dropped[i] else text)])
+        (state,) = states.find([text_digest("" if draw.is_dropped[i] else text)])
         num = states.num_tokens[state]
         assert batch.text_mask[i].sum() == num
         start = states.offsets[state]
-        assert np.array_equal(batch.text_embeds[i, :num], states.states[start : start + num])
-        assert not batch.text_embeds[i, num:].any()
-    assert batch.text_embeds.shape[1] % 8 == 0
+        assert np.array_equal(batch.text[i, :num], states.values[start : start + num])
+        assert not batch.text[i, num:].any()
+    assert batch.text.shape[1] % 8 == 0
 
 
 def test_latents_are_mean_and_std_times_a_keyed_normal(made: Chain) -> None:
@@ -110,10 +111,11 @@ def test_latents_are_mean_and_std_times_a_keyed_normal(made: Chain) -> None:
     data = joined(made)
     draw = data.draw(1)
     batch = data.gather(draw)
-    shape = data.latents.mean.shape[1:]
+    (latents,) = data.latents
+    shape = latents.mean.shape[1:]
     noise = keyed.normal(0, "latent", epoch=0, ids=draw.ids, shape=shape)
-    rows = data.latents.rows(data.sample_ids_of(draw))
-    expected = data.latents.mean[rows] + data.latents.std[rows] * noise
+    rows = latents.rows(data.sample_ids_of(draw))
+    expected = latents.mean[rows] + latents.std[rows] * noise
     assert np.array_equal(batch.unscaled_latents, expected)
 
 
