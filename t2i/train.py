@@ -43,6 +43,7 @@ from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
 from t2i.data import Batch, Draw, TrainingSet, join
 from t2i.denoiser import build, num_parameters, whiten_text
+from t2i.estimate import GIB, absent_inputs, describe, expected_plan, sizes_of, written_bytes
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, sample_loss, scheduler
 from t2i.pipeline import CaptionmixPipeline
@@ -59,8 +60,16 @@ LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 
 def train(cfg: TrainConfig, run: Run) -> None:
     """Train a denoiser and save it as a pipeline folder with snapshots and ledger."""
-    data, autoencoder, text_encoder = open_inputs(cfg, run)
     num_steps = max(1, round(cfg.samples / cfg.batch_size))
+    plan: dict[str, object] = {
+        "arm": cfg.arm,
+        "caption mix": ", ".join(f"{kind} {share:.0%}" for kind, share in cfg.caption_mix.items()),
+        "steps": num_steps,
+    }
+    if run.is_dry and cfg.expected is not None and (absent := absent_inputs(cfg)):
+        run.start(plan | expected_plan(cfg, absent))
+        return
+    data, autoencoder, text_encoder = open_inputs(cfg, run)
     snapshots = snapshot_steps(num_steps, cfg.snapshots)
     denoiser = build(
         cfg.size,
@@ -69,16 +78,17 @@ def train(cfg: TrainConfig, run: Run) -> None:
         text_width=data.text_states.states.shape[1],
         seed=cfg.seed,
     )
-    plan: dict[str, object] = {
-        "arm": cfg.arm,
-        "caption mix": ", ".join(f"{kind} {share:.0%}" for kind, share in cfg.caption_mix.items()),
+    sizes = sizes_of(data, autoencoder, text_encoder)
+    plan |= {
         "pictures": len(data),
         "left out": sum(data.missing.values()),
-        "steps": num_steps,
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
     }
-    if not run.start(plan, gib=num_parameters(denoiser) * 4 * (9 + cfg.snapshots) / 2**30):
+    if run.is_dry:
+        plan |= describe(cfg, sizes)
+    written = written_bytes(num_parameters(denoiser), sizes=sizes, snapshots=cfg.snapshots)
+    if not run.start(plan, gib=sum(written.values()) / GIB):
         return
 
     set_threads(cfg.threads)
