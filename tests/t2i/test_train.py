@@ -19,8 +19,10 @@ import t2i.train as module
 from launch.config import build
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import read_manifest
+from t2i import estimate
 from t2i.artifacts import WEIGHTS_NAME, open_model
 from t2i.config import TrainConfig
+from t2i.estimate import Pass
 from t2i.pipeline import CaptionmixPipeline
 from t2i.train import snapshot_steps
 
@@ -72,8 +74,13 @@ def test_every_step_has_a_row_in_the_ledger(model: Path) -> None:
 
 
 def test_a_dry_run_prices_the_inputs_that_exist(
-    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    counted = (1, Pass(flop=1, activation_bytes=1, checkpointed_bytes=1))
+    monkeypatch.setattr(estimate, "fake_pass", lambda *_, **__: counted)
     cfg = build(TrainConfig, made.train_tree(), where="")
     run_verb("t2i train", module.train, cfg, tmp_path / "out", is_dry=True)
     shown = capsys.readouterr().out
