@@ -307,9 +307,11 @@ def describe(cls: type) -> list[tuple[str, str, str, str]]:
             notes[ast.unparse(field.target)] = " ".join(str(note).split())
     hints, rows = get_type_hints(cls), []
     for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            below = describe(typing.cast(type, hints[f.name]))
-            rows += [(f"{f.name}.{key}", *rest) for key, *rest in below]
+        group = _group(hints[f.name])
+        below = [] if group is None else describe(group)
+        nested = [(f"{f.name}.{key}", *rest) for key, *rest in below]
+        if group is hints[f.name]:
+            rows += nested
             continue
         if f.default is not dataclasses.MISSING:
             default = str(f.default)
@@ -317,5 +319,12 @@ def describe(cls: type) -> list[tuple[str, str, str, str]]:
             default = str(f.default_factory())
         else:
             default = "required"
-        rows.append((f.name, _spell(hints[f.name]), default, notes.get(f.name, "")))
+        # A group that may be left out is told first as a whole.
+        rows += [(f.name, _spell(hints[f.name]), default, notes.get(f.name, "")), *nested]
     return rows  # type: ignore[return-value]
+
+
+def _group(hint: Any) -> type | None:
+    """Return the dataclass that a field holds, or may hold."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((typing.cast(type, a) for a in options if dataclasses.is_dataclass(a)), None)

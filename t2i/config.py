@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from launch.config import require_multiple_of_8, require_positive
+from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
 
 
@@ -171,11 +171,75 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """A machine that a plan is priced for; it need not be this one."""
+
+    name: str
+    """Its GPU, for the reader."""
+
+    num_gpus: int
+    """GPUs of all machines together."""
+
+    gib: float
+    """Memory of one GPU in GiB."""
+
+    tflops: float
+    """Peak of one GPU in bfloat16, dense, in TFLOP/s, as its maker states it."""
+
+    utilisation: float = 0.4
+    """Share of the peak that a training uses; an assumption."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_gpus")
+        require_share(self, "utilisation")
+        for name in ("gib", "tflops", "utilisation"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"machine.{name} must be above 0, got {getattr(self, name):g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedConfig:
+    """Sizes of inputs that do not exist yet, for a dry run alone."""
+
+    pictures: int
+    """Pictures trained on."""
+
+    latent_channels: int = 4
+    """Channels of the latents."""
+
+    latent_side: int
+    """Latents a side: the picture's side over the autoencoder's factor."""
+
+    text_width: int
+    """Width of the text encoder's states."""
+
+    max_tokens: int
+    """Longest text in tokens, which the others of a batch are padded to."""
+
+    tokens_per_text: float
+    """Mean length of a text in tokens, unpadded."""
+
+    texts_per_picture: float
+    """Distinct texts of a picture, all kinds together."""
+
+    text_encoder_parameters: int
+    """Parameters of the frozen text encoder."""
+
+    autoencoder_parameters: int
+    """Parameters of the frozen autoencoder."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "pictures", "latent_channels", "latent_side", "text_width")
+        require_positive(self, "max_tokens", "tokens_per_text", "texts_per_picture")
+        require_positive(self, "text_encoder_parameters", "autoencoder_parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train one text-conditioned latent diffusion model: one arm, one seed."""
 
     NOT_IN_RECIPE: ClassVar = frozenset(
-        {"checkpoint_samples", "log_samples", "num_workers", "trackers"}
+        {"checkpoint_samples", "log_samples", "num_workers", "trackers", "machine", "expected"}
     )
 
     images: Path
@@ -291,6 +355,12 @@ class TrainConfig:
     num_workers: int = 0
     """Threads that gather batches ahead of the loop; 0 gathers in the loop. Cannot change a bit."""
 
+    machine: MachineConfig | None = None
+    """Machine that a dry run tells memory and days for; cannot change a number."""
+
+    expected: ExpectedConfig | None = None
+    """Sizes that a dry run takes while inputs do not exist; cannot change a number."""
+
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
         if self.microbatch is not None:
@@ -322,6 +392,11 @@ class TrainConfig:
                 )
         if not self.text_states:
             raise ConfigError("text_states: name at least one text states artifact, got none")
+        if self.machine is not None and self.batch_size % (8 * self.machine.num_gpus):
+            raise ConfigError(
+                f"batch_size must be a multiple of 8 for each of machine.num_gpus="
+                f"{self.machine.num_gpus}, got {self.batch_size}"
+            )
         total = sum(self.caption_mix.values())
         if abs(total - 1) > 1e-6 or any(p < 0 for p in self.caption_mix.values()):
             raise ConfigError(

@@ -1,6 +1,7 @@
 """The denoiser: a diffusers U-Net conditioned on text states, by size name.
 
-Time enters as a scale and a bias after each GroupNorm, text by cross-attention at every level.
+Time enters as a scale and a bias after the second GroupNorm of every residual block, as diffusers
+has it (the paper: after each GroupNorm), text by cross-attention at every level.
 
 N tokens, D text width
 """
@@ -35,8 +36,8 @@ class Shape:
     layers_per_block: int
     """Residual blocks per level."""
 
-    num_heads: int
-    """Attention heads at every level."""
+    num_heads: int | tuple[int, ...]
+    """Attention heads at every level, or of each."""
 
     norm_groups: int
     """Groups of every GroupNorm."""
@@ -48,9 +49,10 @@ class Shape:
 SHAPES: dict[str, Shape] = {
     "tiny": Shape((64, 128), layers_per_block=1, num_heads=4, norm_groups=16),
     "small": Shape((128, 256, 256), layers_per_block=1, num_heads=8, norm_groups=32),
-    "base": Shape((192, 384, 768), layers_per_block=2, num_heads=8, norm_groups=32),
+    # The larger two have heads of 64 channels: GPUs' attention kernels pad narrow ones.
+    "base": Shape((192, 384, 768), layers_per_block=2, num_heads=(3, 6, 12), norm_groups=32),
     # Three stages as in the paper; its widths are not stated, these are ours.
-    "paper": Shape((320, 640, 1280), layers_per_block=3, num_heads=16, norm_groups=32),
+    "paper": Shape((320, 640, 1280), layers_per_block=3, num_heads=(5, 10, 20), norm_groups=32),
 }
 """What each size name means."""
 

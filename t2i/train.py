@@ -34,6 +34,7 @@ from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
 from t2i.data import Batch, Draw, TrainingSet
 from t2i.denoiser import build, choose_kernels, num_parameters, whiten_text
+from t2i.estimate import GIB, absent_inputs, describe, expected_plan, sizes_of, written_bytes
 from t2i.folder import LEDGER, model_files, save_model, save_weights
 from t2i.inputs import open_inputs, some_states
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
@@ -49,9 +50,17 @@ LEDGER_LINES = f"{SCRATCH}/ledger.jsonl"
 def train(cfg: TrainConfig, run: Run) -> None:
     """Train a denoiser and save it as a pipeline folder with snapshots and ledger."""
     refuse_absent(cfg.trackers)
+    num_steps = max(1, round(cfg.samples / cfg.batch_size))
+    plan: dict[str, object] = {
+        "arm": cfg.arm,
+        "caption mix": ", ".join(f"{kind} {share:.0%}" for kind, share in cfg.caption_mix.items()),
+        "steps": num_steps,
+    }
+    if run.is_dry and cfg.expected is not None and (absent := absent_inputs(cfg)):
+        run.start(plan | expected_plan(cfg, absent))
+        return
     data, autoencoder, text_encoder = open_inputs(cfg, run)
     held_out = open_held_out(cfg, run)
-    num_steps = max(1, round(cfg.samples / cfg.batch_size))
     snapshots = snapshot_steps(num_steps, cfg.snapshots)
     denoiser = build(
         cfg.size,
@@ -62,12 +71,10 @@ def train(cfg: TrainConfig, run: Run) -> None:
     )
     here = rank_slice(cfg.batch_size)
     refuse_uneven(cfg.microbatch, batch_size=here.stop - here.start)
-    plan: dict[str, object] = {
-        "arm": cfg.arm,
-        "caption mix": ", ".join(f"{kind} {share:.0%}" for kind, share in cfg.caption_mix.items()),
+    sizes = sizes_of(data, autoencoder, text_encoder)
+    plan |= {
         "pictures": len(data),
         "left out": sum(data.missing.values()),
-        "steps": num_steps,
         "epochs": f"{num_steps * cfg.batch_size / len(data):.2f}",
         "parameters": num_parameters(denoiser),
         "text": "encoded in every step" if data.text.holds_tokens else "cached states",
@@ -75,10 +82,12 @@ def train(cfg: TrainConfig, run: Run) -> None:
     }
     if data.stood_in:
         plan["stood in"] = ", ".join(f"{kind} {num:,}" for kind, num in data.stood_in.items())
+    if run.is_dry:
+        plan |= describe(cfg, sizes)
+    written = written_bytes(cfg, num_parameters(denoiser), sizes=sizes)
     if not run.start(
         plan,
-        # Two checkpoints of weights, moments and averages, the snapshots, the model.
-        gib=num_parameters(denoiser) * 4 * (2 * (3 + len(cfg.ema_decays)) + cfg.snapshots) / 2**30,
+        gib=sum(written.values()) / GIB,
         recipe={"num_processes": world_size(), "device": device().type},
     ):
         return

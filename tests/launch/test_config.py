@@ -41,6 +41,14 @@ class Outer:
     """Inner."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Settings with a group that may be left out."""
+
+    inner: Inner | None = None
+    """Inner."""
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -91,6 +99,10 @@ def test_paths_stay_out_of_a_recipe() -> None:
     loaded = config.load(Outer, [], ["samples=1", "data=/somewhere"])
     assert "data" not in config.recipe_of(loaded)
     assert config.to_plain(loaded)["data"] == "/somewhere"
+
+
+def test_a_group_that_may_be_left_out_is_described_as_a_whole_and_by_key() -> None:
+    assert [key for key, *_ in config.describe(Holder)] == ["inner", "inner.width"]
 
 
 def test_every_key_is_described_with_its_docstring() -> None:

@@ -33,7 +33,7 @@ def test_building_leaves_the_callers_generator_alone() -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_time_gives_a_scale_and_a_bias_after_each_norm() -> None:
+def test_time_gives_a_scale_and_a_bias_in_every_residual_block() -> None:
     blocks = [m for m in tiny().modules() if isinstance(m, ResnetBlock2D)]
     assert blocks
     assert all(block.time_embedding_norm == "scale_shift" for block in blocks)

@@ -16,14 +16,18 @@ import yaml
 from safetensors.torch import load_file
 
 import t2i.train as module
+from launch.config import build
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import read_manifest
+from t2i import estimate
 from t2i.artifacts import WEIGHTS_NAME, open_model
+from t2i.config import TrainConfig
+from t2i.estimate import Pass
 from t2i.pipeline import CaptionmixPipeline
 from t2i.train import snapshot_steps
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, make_images, payload
+from chain import Chain, chain, make_images, payload, run_verb
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +71,22 @@ def test_every_step_has_a_row_in_the_ledger(model: Path) -> None:
     assert [row["samples_seen"] for row in rows] == [8, 16, 24, 32, 40, 48]
     assert all(sum(json.loads(row["kinds"]).values()) == 8 for row in rows)
     assert rows[0]["tensor_hash"] is not None
+
+
+def test_a_dry_run_prices_the_inputs_that_exist(
+    made: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counted = (1, Pass(flop=1, activation_bytes=1, checkpointed_bytes=1))
+    monkeypatch.setattr(estimate, "fake_pass", lambda *_, **__: counted)
+    cfg = build(TrainConfig, made.train_tree(), where="")
+    run_verb("t2i train", module.train, cfg, tmp_path / "out", is_dry=True)
+    shown = capsys.readouterr().out
+    assert "disk, latents: 0.00 GiB = 70 pictures x mean and deviation of 4x4x4 numbers" in shown
+    assert "expected" not in shown
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_but_payload_and_records_is_left(model: Path) -> None:
