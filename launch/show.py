@@ -111,7 +111,7 @@ def _show_curve(made: Manifest) -> None:
     rows = json.loads((made.folder / CURVE).read_text())
     if not isinstance(rows, list) or not rows:
         return  # another artifact's validation is no list of moments
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = sorted(rows[0], key=lambda name: (name != "samples_seen", name))
     cells = [[_number(row.get(name)) for name in names] for row in rows]
     _print(CURVE, names, cells)
 

@@ -86,13 +86,18 @@ def make_grid(
         scheduler: Solver of what the denoiser learns.
         device: Where the denoiser is.
     """
+
+    def encode(texts: Sequence[str]) -> Texts:
+        text = text_encoder.encode(texts)
+        return Texts(text.text_embeds.float(), text.text_mask)
+
     size = -(-len(prompts) // 8) * 8
     noise = noise_of(fill(pair_ids, size), [SEED] * size, shape=tuple(latents.shape[1:]))
     return Grid(
         real=autoencoder.decode(latents.to(device)),
         noise=torch.from_numpy(noise).to(device, memory_format=torch.channels_last),
-        text=text_encoder.encode(fill(prompts, size)),
-        empty_text=text_encoder.encode([""]),
+        text=encode(fill(prompts, size)),
+        empty_text=encode([""]),
         scheduler=scheduler,
         autoencoder=autoencoder,
     )

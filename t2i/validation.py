@@ -195,7 +195,7 @@ class Validation:
                 uniform=torch.from_numpy(uniform[list(places)]),
             )
             text = text_encoder.encode([held_out.prompts[place] for place in places])
-            return corrupted, Texts(*(tensor.cpu() for tensor in text))
+            return corrupted, Texts(text.text_embeds.float().cpu(), text.text_mask.cpu())
 
         places = range(len(held_out.pair_ids))
         batches = [

@@ -70,7 +70,7 @@ def test_a_study_is_shown_by_its_steps(folder: Path, capsys: pytest.CaptureFixtu
 def test_a_models_validations_are_shown_as_a_table(
     tmp_path: Path, make_artifact: MakeArtifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = b'[{"samples_seen": 6400, "loss": 0.61234, "stderr": 0.004, "strata": [0.9, 0.25]}]'
+    rows = b'[{"loss": 0.61234, "samples_seen": 6400, "stderr": 0.004, "strata": [0.9, 0.25]}]'
     make_artifact(tmp_path / "model", "model", files={"validation.json": rows})
     show(tmp_path / "model")
     words = capsys.readouterr().out.split("stderr")[-1].split()
