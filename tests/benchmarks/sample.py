@@ -59,7 +59,7 @@ from t2i.pipeline import CaptionmixPipeline, set_steps, solver
 SIZE = "small"
 NUM_PROMPTS, BATCH = 16, 16
 NUM_STEPS, GUIDANCE = 25, 7.5
-REPETITIONS = 5
+REPETITIONS = 3
 NUM_ARMS, NUM_SEEDS = 3, 3
 CONTEXTS = {"": CONTEXT, "_512": LONGEST}
 

@@ -82,7 +82,7 @@ def training(world: World, *, latents: Path, states: Path) -> TrainConfig:
         "images": world.images,
         "captions": [world.captions],
         "latents": latents,
-        "text_states": states,
+        "text_states": [states],
         "arm": "dsc",
         "caption_mix": {"dsc": 0.95, "alt": 0.05},
         "required_kinds": ["alt", "dsc"],
@@ -115,8 +115,12 @@ class Ours:
     """One training by the verb, interrupted after every step."""
 
     def __init__(self, cfg: TrainConfig, out: Path, *, between: Callable[[int], None]) -> None:
-        self.out, self.steps = out, []
+        self.out = out
+        self.steps: list[float] = []
         self._cfg, self._between = cfg, between
+        self._run = Run(out=out, verb="t2i train", config=cfg)
+        # In place of the method: the clock of the progress is the only thing that differs.
+        self._run.progress = self._progress  # type: ignore[method-assign]
         self._paused = 0.0
 
     def clock(self) -> float:
@@ -124,11 +128,8 @@ class Ours:
         return time.perf_counter() - self._paused
 
     def run(self) -> None:
-        """Train; `steps` are the seconds of each, `beginning` and `end` of what is around them."""
-        self._run = Run(out=self.out, verb="t2i train", config=self._cfg)
-        # In place of the method: how a progress is made is the only thing that differs.
-        self._run.progress = self._progress  # type: ignore[method-assign]
-        self._last, self._number = self.clock(), 0
+        """Train; `steps` are the seconds of each, `end` of what follows the last."""
+        self._last = self.clock()
         try:
             train(self._cfg, self._run)
         finally:
@@ -145,8 +146,7 @@ class Ours:
             advance(num, **fields)
             self.steps.append(self.clock() - self._last)
             began = time.perf_counter()
-            self._number += 1
-            self._between(self._number)
+            self._between(len(self.steps))
             self._paused += time.perf_counter() - began
             self._last = self.clock()
 
@@ -170,7 +170,7 @@ def report(ours: Ours, peers: Peers, *, encoding: float) -> None:
     steps = [took for index, took in enumerate(ours.steps) if index not in apart]
     times = {**peers.times, "ours": steps}
     plain, cached, tuned, bare, mine = (median(taken) for taken in times.values())
-    beginning, snapshotting, saving = (ours.steps[index] - mine for index in sorted(apart))
+    beginning, snapshotting, saving = (max(0.0, ours.steps[n] - mine) for n in sorted(apart))
     checkpoints = (STUDY_STEPS - 1) * BATCH // TrainConfig.checkpoint_samples
     fixed = beginning + ours.end + checkpoints * saving
     fixed += (TrainConfig.snapshots - 1) * snapshotting

@@ -35,7 +35,8 @@ from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
 from t2i.data import Draw, TrainingSet, texts_by_kind
 from t2i.denoiser import build, num_parameters, whiten_text
-from t2i.train import ADAM_BETAS, open_inputs, prepare, some_states
+from t2i.inputs import open_inputs, some_states
+from t2i.train import ADAM_BETAS, prepare
 
 AS_IN_T2I_TRAIN: dict[str, Any] = {"betas": ADAM_BETAS, "weight_decay": 0.01}
 DECAY = 0.995
@@ -74,7 +75,7 @@ class Peers:
             "plain": self._recipe(self._encoded(world, autoencoder, encoder)),
             "cached": self._recipe(remembered),
             "cached_tuned": self._recipe(remembered, is_tuned=True),
-            "bare": self._bare(autoencoder),
+            "bare": self._bare(autoencoder, encoder),
         }
         self.times: dict[str, list[float]] = {name: [] for name in self._steps}
 
@@ -152,10 +153,8 @@ class Peers:
 
     def _remembered(self, autoencoder: Autoencoder) -> GetBatch:
         data, factor = self.data, autoencoder.vae.config.scaling_factor
-        mean, std = (
-            torch.from_numpy(np.array(array[data.latent_rows]))
-            for array in (data.latents.mean, data.latents.std)
-        )
+        (latents,), (rows_of,) = data.latents, data.latent_rows
+        mean, std = (torch.from_numpy(array[rows_of]) for array in (latents.mean, latents.std))
         states = remembered_states(data)
 
         def get_batch(index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,14 +166,16 @@ class Peers:
 
         return get_batch
 
-    def _bare(self, autoencoder: Autoencoder) -> Step:
+    def _bare(self, autoencoder: Autoencoder, encoder: TextEncoder) -> Step:
         cfg, unet = self._cfg, self._denoiser()
-        whiten_text(unet, some_states(self.data.text_states.states))
+        whiten_text(unet, some_states(self.data.text, encoder))
         unet.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=cfg.lr, fused=True, **AS_IN_T2I_TRAIN)
         average = Average(unet, DECAY)
-        device = torch.device("cpu")
-        batches = [prepare(self.data.gather(draw), cfg, autoencoder, device) for draw in self.draws]
+        batches = [
+            prepare(self.data.gather(draw), cfg, autoencoder, encoder, torch.device("cpu"))
+            for draw in self.draws
+        ]
         warmup_steps = cfg.warmup_samples / cfg.batch_size
 
         def step(index: int) -> None:
@@ -202,11 +203,8 @@ class Peers:
 
 def remembered_states(data: TrainingSet) -> dict[int, torch.Tensor]:
     """Return the states of every text that is trained on, by its row."""
-    cache = data.text_states
-    spans = {
-        int(row): slice(int(cache.offsets[row]), int(cache.offsets[row] + cache.num_tokens[row]))
-        for row in np.unique(data.state_rows)
-    }
+    lengths = {int(row): int(data.text.num_tokens[row]) for row in np.unique(data.state_rows)}
     return {
-        row: torch.from_numpy(np.array(cache.states[span])).float() for row, span in spans.items()
+        row: torch.from_numpy(data.text.gather(np.array([row]), length=length)[0][0]).float()
+        for row, length in lengths.items()
     }
