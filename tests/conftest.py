@@ -15,7 +15,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 from jaxtyping import install_import_hook
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("captionmix", deadline=None)
+hypothesis.settings.load_profile("captionmix")
 
 # Shapes and types of every signature are checked while tests run; training does not pay for it.
 # Only packages whose signatures speak of arrays; a whole number is a number.

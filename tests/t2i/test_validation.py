@@ -314,7 +314,7 @@ def test_the_standard_error_is_that_of_stratified_draws() -> None:
 )
 def test_the_end_is_always_validated(samples: int, every: int | None, expected: list[int]) -> None:
     tree = {
-        "images": "i", "latents": "l", "text_states": "t", "arm": "a", "caption_mix": {"alt": 1.0},
+        "images": "i", "latents": "l", "text_states": ["t"], "arm": "a", "caption_mix": {"alt": 1.0},
         "required_kinds": [], "samples": samples, "batch_size": 8, "validation_samples": every,
     }  # fmt: skip
     cfg = build(TrainConfig, tree, where="")
