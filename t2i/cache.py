@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import DTypeLike, NDArray
 
-from launch.errors import ArtifactError, ConfigError, InputError
+from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import (
     SCRATCH,
     digest_bytes,
@@ -148,8 +148,10 @@ def _encode_latents(cfg: EncodeConfig, run: Run, images: Images, source: str | P
                 if cfg.flip:
                     pixels = pixels[:, :, ::-1]
                 posterior = autoencoder.encode(pad_rows(pixels, cfg.batch_size))
-                files["mean"].array[here] = posterior.mean[: len(here)].cpu().numpy()
-                files["std"].array[here] = posterior.std[: len(here)].cpu().numpy()
+                for name, tensor in posterior._asdict().items():
+                    values = tensor[: len(here)].cpu().numpy()
+                    refuse_not_finite(values, [images.sample_ids[row] for row in rows[here]])
+                    files[name].array[here] = values
                 progress.advance(len(here))
             _mark(run.out, index, files.values())
     for file in files.values():
@@ -161,6 +163,21 @@ def _encode_latents(cfg: EncodeConfig, run: Run, images: Images, source: str | P
         counts={"rows_in": len(rows), "rows_out": len(rows)},
         parts=["mean.npy", "std.npy", "index.parquet"],
     )
+
+
+def refuse_not_finite(values: Float32[np.ndarray, "B C h w"], sample_ids: Sequence[str]) -> None:
+    """Refuse latents that are no numbers.
+
+    Raises:
+        StoppedError: It names the pictures.
+    """
+    is_bad = ~np.isfinite(values).all(axis=(1, 2, 3))
+    if is_bad.any():
+        names = ", ".join(name for name, bad in zip(sample_ids, is_bad, strict=True) if bad)
+        raise StoppedError(
+            f"the autoencoder gives latents that are no numbers for these pictures: {names}. "
+            "Look at them, and at the autoencoder; encoding goes on where it stopped."
+        )
 
 
 def _encode_texts(cfg: EncodeConfig, run: Run, images: Images, source: str | Path) -> None:

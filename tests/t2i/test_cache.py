@@ -10,12 +10,12 @@ import torch
 from diffusers import AutoencoderKL
 
 import t2i.cache as module
-from launch.errors import ArtifactError, ConfigError, InputError
+from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.manifest import read_manifest
 from recap.artifacts import open_images
 from t2i.artifacts import AUTOENCODER, open_latents, open_text_states, text_digest
 from t2i.autoencoder import Autoencoder
-from t2i.cache import distinct_texts, encode, locate
+from t2i.cache import distinct_texts, encode, locate, refuse_not_finite
 from t2i.conditioning import TextEncoder
 from t2i.config import EncodeConfig
 
@@ -277,3 +277,11 @@ def test_an_artifact_of_another_kind_is_refused(made: Chain, tmp_path: Path) -> 
 def test_a_batch_that_is_no_multiple_of_eight_is_refused(made: Chain, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 8"):
         run_verb("t2i encode", encode, latents_config(made, batch_size=12), tmp_path / "out")
+
+
+def test_latents_that_are_no_numbers_name_their_pictures() -> None:
+    values = np.zeros((3, 4, 2, 2), np.float32)
+    values[1, 0, 0, 0] = np.inf
+    with pytest.raises(StoppedError, match="for these pictures: b. Look"):
+        refuse_not_finite(values, ["a", "b", "c"])
+    refuse_not_finite(values[:1], ["a"])

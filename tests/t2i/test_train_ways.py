@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -16,14 +17,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import launch.checkpoint as checkpoint
 import t2i.train as module
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.finite import FiniteGuard
 from launch.manifest import read_manifest
 from t2i.artifacts import WEIGHTS_NAME
+from t2i.autoencoder import fit
+from t2i.cache import encode
+from t2i.config import AutoencoderConfig, EncodeConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, make_captions, make_images, payload
+from chain import Chain, chain, make_captions, make_images, payload, run_verb
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +191,62 @@ def test_a_latent_that_is_no_number_names_its_picture(made: Chain, tmp_path: Pat
     settings = {**SETTINGS, "latents": str(broken), "samples": 6400, "checkpoint_samples": 16}
     with pytest.raises(StoppedError, match=f"these pictures: {bad}; or lower lr"):
         made.train(tmp_path / "out", **settings)
+
+
+def test_an_autoencoder_put_in_the_place_of_the_cached_one_is_refused(
+    made: Chain, tmp_path: Path
+) -> None:
+    other = tmp_path / "autoencoder"
+    shutil.copytree(made.autoencoder, other)
+    latents = tmp_path / "latents"
+    cfg = EncodeConfig(images=made.images, autoencoder=other, image_size=16, batch_size=8)
+    run_verb("t2i encode", encode, cfg, latents)
+    shutil.rmtree(other)
+    cfg = AutoencoderConfig(
+        images=made.images, image_size=16, channels=[8, 8, 8], samples=16, batch_size=16, seed=1
+    )
+    run_verb("t2i autoencoder", fit, cfg, other)
+    with pytest.raises(ArtifactError, match="was made with"):
+        made.train(tmp_path / "out", latents=str(latents))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_stops_at_the_checkpoint_and_costs_what_came_after_the_last(
+    made: Chain, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, saved = checkpoint._write_tensors, []
+
+    def full_at_the_second(*args: Any) -> None:
+        saved.append(1)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args)
+
+    settings = {**SETTINGS, "checkpoint_samples": 16}
+    monkeypatch.setattr(checkpoint, "_write_tensors", full_at_the_second)
+    with pytest.raises(StoppedError, match="could not be written.*The one of step 1 is intact"):
+        made.train(tmp_path / "out", **settings)
+    assert payload(made.train(tmp_path / "out", **settings)) == payload(plain)
+
+
+def test_a_checkpoint_cut_short_costs_the_steps_since_the_one_before(
+    made: Chain, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, "checkpoint_samples": 16}
+    real, seen = module.sample_loss, []
+
+    def stop_at_the_fourth(*args: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(module, "sample_loss", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        made.train(tmp_path / "out", **settings)
+    newest = max((tmp_path / "out" / checkpoint.FOLDER).glob("step-*/tensors.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert payload(made.train(tmp_path / "out", **settings)) == payload(plain)
 
 
 class TestGuard:
