@@ -282,6 +282,6 @@ def test_a_batch_that_is_no_multiple_of_eight_is_refused(made: Chain, tmp_path: 
 def test_latents_that_are_no_numbers_name_their_pictures() -> None:
     values = np.zeros((3, 4, 2, 2), np.float32)
     values[1, 0, 0, 0] = np.inf
-    with pytest.raises(StoppedError, match="for these pictures: b. Look"):
+    with pytest.raises(StoppedError, match=r"for these pictures: b\. Look"):
         refuse_not_finite(values, ["a", "b", "c"])
     refuse_not_finite(values[:1], ["a"])

@@ -224,7 +224,7 @@ def test_a_disk_that_fills_up_stops_at_the_checkpoint_and_costs_what_came_after_
 
     settings = {**SETTINGS, "checkpoint_samples": 16}
     monkeypatch.setattr(checkpoint, "_write_tensors", full_at_the_second)
-    with pytest.raises(StoppedError, match="could not be written.*The one of step 1 is intact"):
+    with pytest.raises(StoppedError, match=r"could not be written.*The one of step 1 is intact"):
         made.train(tmp_path / "out", **settings)
     assert payload(made.train(tmp_path / "out", **settings)) == payload(plain)
 
