@@ -225,9 +225,9 @@ class Average:
         """Return the averaged tensors under the model's own names; they are not copies."""
         return dict(self._tensors)
 
-    def whole(self) -> dict[str, Tensor]:
+    def on_cpu(self) -> dict[str, Tensor]:
         """Return copies on the CPU, gathered and laid out as files hold them; call on all ranks."""
-        return {k: _whole(v).to("cpu", copy=True).contiguous() for k, v in self._tensors.items()}
+        return {k: whole(v).to("cpu", copy=True).contiguous() for k, v in self._tensors.items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over an average to the bit."""
@@ -259,7 +259,7 @@ def training_tensors(
             found[f"optimizer/{name}/{key}"] = value
     for i, average in enumerate(averages):
         found |= {f"average-{i}/{k}": v for k, v in average.state_dict().items()}
-    return {k: _whole(v).to("cpu", copy=True).contiguous() for k, v in found.items()}
+    return {k: whole(v).to("cpu", copy=True).contiguous() for k, v in found.items()}
 
 
 def restore(
@@ -341,8 +341,8 @@ def _plain(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor; any other is returned as it is."""
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor; any other is returned as it is. Every rank must call this."""
     tensor = tensor.detach()
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather is not None else tensor

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +28,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """Arithmetic of the forward pass; weights and averages stay float32."""
 
 _MIXED: dict[str, str] = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for one of them, which may be writing a large model to a slow disk."""
 
 _HOW_TO_START = "Start with `accelerate launch --config_file launch/accelerate/NAME.yaml -m ...`."
 
@@ -54,14 +58,16 @@ def end_with_launcher() -> None:
     torch's launcher starts its processes in sessions of their own. Without this a launcher that
     was killed leaves them waiting for one another, and holding the lock of their folder.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
-        return
-    import ctypes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
 
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() == 1:  # it died before this call
-        os.kill(os.getpid(), signal.SIGKILL)
+
+def end_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it dies; elsewhere do nothing."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def device() -> torch.device:
@@ -81,6 +87,13 @@ def _stays_on_cpu() -> bool:
     import torch
 
     return _is_true("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device without the host's waiting for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def rank_slice(batch_size: int) -> slice:
@@ -104,7 +117,7 @@ def wait_for_everyone() -> None:
         from accelerate import PartialState
 
         # Whoever makes it first decides for the whole process.
-        PartialState(cpu=_stays_on_cpu()).wait_for_everyone()
+        PartialState(cpu=_stays_on_cpu(), timeout=PATIENCE).wait_for_everyone()
 
 
 def _number(names: tuple[str, ...], *, default: int) -> int:

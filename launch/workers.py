@@ -12,7 +12,6 @@ import contextlib
 import heapq
 import json
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import IO, NamedTuple
 from launch import manifest as manifests
 from launch.errors import InputError, StoppedError
 from launch.plan import Instance
+from launch.processes import end_with_parent
 from launch.verbs import ANSWER
 
 
@@ -46,7 +46,7 @@ class Worker:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,  # no orphan is to keep a lock
         )
         assert self._process.stdout is not None
         self._listener = threading.Thread(target=self._listen, args=(self._process.stdout, said))
@@ -212,11 +212,3 @@ def _failed(step: Instance, how: str) -> StoppedError:
         f"{step.name} failed ({how}); its message stands above. What was complete is kept, and the "
         f"same command goes on. To repeat this step alone:\n  python -m {shlex.join(step.words)}"
     )
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to stop this child when the study is killed, so that no orphan keeps a lock."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -57,6 +57,9 @@ from t2i.text_caches import refuse_unlike, shared
 BATCHES_PER_BLOCK = 16
 """Batches between markers; at most this much work is lost by a kill."""
 
+COMPONENT_FILES = {".json", ".safetensors", ".model", ".txt"}
+"""Files that make a component what it is: settings, weights and vocabulary."""
+
 MARKERS = f"{SCRATCH}/blocks"
 """Folder of the markers; removed when the artifact is complete."""
 
@@ -93,7 +96,7 @@ def locate(source: str | Path, *, artifact: str) -> Component:
                 f"Give an {artifact} artifact, a folder in the Hugging Face format, or a hub id."
             ) from error
         folder = Path(found)
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors", ".model"})
+    files = sorted(p for p in folder.rglob("*") if p.suffix in COMPONENT_FILES)
     if not any(p.suffix == ".safetensors" for p in files):
         raise ArtifactError(f"{source}: holds no safetensors file; expected an {artifact}.")
     lines = [f"{p.relative_to(folder)} {digest_file(p)}" for p in files]

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from launch.errors import ArtifactError, ConfigError
+from launch.processes import sent
 from t2i.data import padded_length
 
 
@@ -130,9 +131,9 @@ class TextEncoder:
             ids: Anything where there is padding.
             mask: True where a token is real.
         """
-        input_ids = torch.from_numpy(np.where(mask, ids, self.tokenizer.pad_token_id))
-        input_ids = input_ids.to(self.model.device, torch.long)
-        text_mask = torch.from_numpy(mask).to(self.model.device)
+        padded = torch.from_numpy(np.where(mask, ids, self.tokenizer.pad_token_id))
+        input_ids = sent(padded.long(), self.model.device)
+        text_mask = sent(torch.from_numpy(mask), self.model.device)
         # A padded length may be more than the positions that there are; a text never is.
         limit = self._num_positions or ids.shape[1]
         states = self.model(

@@ -384,6 +384,9 @@ class TrainConfig:
         decays = self.ema_decays
         if not 1 <= len(set(decays)) == len(decays) <= 2 or not all(0 <= d < 1 for d in decays):
             raise ConfigError(f"ema_decays must be one or two numbers in [0, 1), got {decays}")
+        for name in ("lr", "clip_norm", "validation_pairs"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name):g}")
         for kind, other in self.fallback.items():
             if kind not in self.caption_mix or kind in self.required_kinds or kind == other:
                 raise ConfigError(

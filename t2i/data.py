@@ -66,6 +66,13 @@ class Draw(NamedTuple):
     """Which of its latents each picture has; None where there is one of each."""
 
 
+class Latent(NamedTuple):
+    """What the latents of some rows of a draw are corrupted from."""
+
+    unscaled_latents: Float32[np.ndarray, "B C H W"]
+    noise: Float32[np.ndarray, "B C H W"]
+
+
 class Batch(NamedTuple):
     """The tensors of some rows of a draw, as numpy arrays."""
 
@@ -116,6 +123,8 @@ class TrainingSet:
     """One artifact, or several of the same pictures of which one is drawn for each."""
 
     text: TextCaches
+    is_one_length: bool
+    """Pad every batch to the longest text there is, so that all have one shape."""
 
     seed: int
     batch_size: int
@@ -160,16 +169,23 @@ class TrainingSet:
         state_rows = self.state_rows[draw.rows, draw.kinds]
         state_rows[draw.is_dropped] = self.empty_row
         # The padded length is the global batch's: it must not depend on the slice.
-        length = padded_length(int(self.text.num_tokens[state_rows].max()))
+        longest = self.text.num_tokens if self.is_one_length else self.text.num_tokens[state_rows]
+        length = padded_length(int(longest.max()))
         text, text_mask = self.text.gather(state_rows[here], length=length)
-        ids, epochs, shape = draw.ids[here], draw.epochs[here], self.latent_shape
-        posterior_noise = keyed.normal(self.seed, "latent", epoch=epochs, ids=ids, shape=shape)
         return Batch(
-            unscaled_latents=self._drawn_latents(draw, here, posterior_noise),
-            noise=keyed.normal(self.seed, "noise", epoch=epochs, ids=ids, shape=shape),
+            *self.gather_latents(draw, here),
             uniform=draw.uniform[here],
             text=text,
             text_mask=text_mask,
+        )
+
+    def gather_latents(self, draw: Draw, here: slice = slice(None)) -> Latent:
+        """Give the latents and the noise of a slice of the global batch."""
+        ids, epochs, shape = draw.ids[here], draw.epochs[here], self.latent_shape
+        posterior_noise = keyed.normal(self.seed, "latent", epoch=epochs, ids=ids, shape=shape)
+        return Latent(
+            unscaled_latents=self._drawn_latents(draw, here, posterior_noise),
+            noise=keyed.normal(self.seed, "noise", epoch=epochs, ids=ids, shape=shape),
         )
 
     def batches(
@@ -282,6 +298,7 @@ def join(
     seed: int,
     batch_size: int,
     text_dropout: float,
+    is_one_length: bool = False,
 ) -> TrainingSet:
     """Join on sample_id: the cached pictures that have an accepted caption of each kind needed.
 
@@ -294,12 +311,9 @@ def join(
     latents = (first, *sorted(augmented, key=lambda entry: entry.manifest.digest))
     kinds = kind_order(caption_mix)
     needed = list(dict.fromkeys([*required_kinds, *kinds]))
-    texts = texts_by_kind(images, captions, list(dict.fromkeys([*needed, *fallback.values()])))
-    stood_in = {}
-    for kind, other in fallback.items():
-        lacking = {s: text for s, text in texts[other].items() if s not in texts[kind]}
-        stood_in[f"{other}_for_{kind}"] = sum(s in lacking for s in first.sample_ids)
-        texts[kind] = {**texts[kind], **lacking}
+    own = texts_by_kind(images, captions, list(dict.fromkeys([*needed, *fallback.values()])))
+    # A stand-in is a picture's own caption of the other kind, never a stand-in itself.
+    texts = own | {kind: own[other] | own[kind] for kind, other in fallback.items()}
     missing = {f"missing_{kind}": 0 for kind in needed}
     kept: list[str] = []
     for sample_id in sorted(first.sample_ids):
@@ -314,6 +328,10 @@ def join(
             f"have a caption of each kind needed ({', '.join(needed)}); expected at least one "
             f"batch of {batch_size:,}. Left out: {missing}."
         )
+    stood_in = {
+        f"{other}_for_{kind}": sum(sample_id not in own[kind] for sample_id in kept)
+        for kind, other in fallback.items()
+    }
     drawn = [[text_digest(texts[kind][sample_id]) for kind in kinds] for sample_id in kept]
     flat = [digest for row in drawn for digest in row]
     ids = keyed.words(kept)
@@ -330,6 +348,7 @@ def join(
         empty_row=int(empty_row),
         latents=latents,
         text=text,
+        is_one_length=is_one_length,
         seed=seed,
         batch_size=batch_size,
         text_dropout=text_dropout,

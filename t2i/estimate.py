@@ -113,7 +113,10 @@ def absent_inputs(cfg: TrainConfig) -> list[Path]:
     """Name the inputs that are not complete yet."""
     return [
         folder
-        for folder in (cfg.images, *cfg.captions, cfg.latents, *cfg.text_states)
+        for folder in (
+            *(cfg.images, *cfg.captions, cfg.latents, *cfg.augmented_latents, *cfg.text_states),
+            *([] if cfg.prompts is None else [cfg.prompts]),
+        )
         if not is_complete(folder)
     ]
 

@@ -68,6 +68,9 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
         seed=cfg.seed,
         batch_size=cfg.batch_size,
         text_dropout=cfg.text_dropout,
+        # A compiled denoiser is compiled once: another shape would be computed otherwise, and
+        # which shapes a process has met depends on where it resumed.
+        is_one_length=cfg.compile,
     )
     autoencoder = Autoencoder.load(_maker_of(cached, "autoencoder", AUTOENCODER))
     text_encoder = TextEncoder.load(

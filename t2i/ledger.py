@@ -2,9 +2,9 @@
 
 One row per step. `shared_hash` covers what arms of one seed must have in common: sample ids,
 epochs, random keys, timestep draws, the dropout mask and, where there are several to choose from,
-the latents chosen. `caption_hash` covers the texts that were
-drawn, before dropout. `tensor_hash`, every `TENSOR_INTERVAL` steps, covers the corrupted latents
-and the noise themselves. A step's row depends on the step alone, never on rank, arm name or resume.
+the latents chosen. `caption_hash` covers the texts that were drawn, before dropout. `tensor_hash`,
+every `TENSOR_INTERVAL` steps, covers the corrupted latents and the noise themselves. A step's row
+depends on the step alone, never on rank, arm name or resume.
 
 While a run lasts its rows are JSON lines; rows of steps after the last checkpoint are dropped on
 resume, and the finished table is `ledger.parquet` in the model folder.

@@ -114,7 +114,8 @@ def text_states(
     with FileLock(states.with_suffix(".lock")):
         if not states.is_file():
             pipeline = load(folder, denoiser=None, vae=None)
-            encoder = TextEncoder.wrap(pipeline.text_encoder.to(this_device()), pipeline.tokenizer)
+            encoder = TextEncoder.wrap(pipeline.text_encoder, pipeline.tokenizer)
+            encoder.to(this_device())
             tokens, is_cut = encoder.tokenize(texts)
             lengths_of = {
                 "num_tokens": [len(ids) for ids in tokens],

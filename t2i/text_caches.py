@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 
 from launch.config import differences
-from launch.errors import ArtifactError
+from launch.errors import ArtifactError, InputError
 from launch.manifest import Input
 from t2i.artifacts import TextStates, open_text_states
 
@@ -123,7 +123,10 @@ def open_text_caches(folders: Sequence[Path]) -> TextCaches:
 
     Raises:
         ArtifactError: They differ in encoder, longest text, precision or what is kept.
+        InputError: One is named twice.
     """
+    if twice := [folder for i, folder in enumerate(folders) if folder in folders[:i]]:
+        raise InputError(f"text_states: {twice[0]} is named twice; name each artifact once.")
     caches = sorted(map(open_text_states, folders), key=lambda cache: cache.manifest.digest)
     refuse_unlike({c.manifest.folder: shared(c.manifest.inputs, c.manifest.recipe) for c in caches})
     return TextCaches(tuple(caches))

@@ -14,16 +14,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from accelerate import Accelerator
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
-from launch.errors import ConfigError, StoppedError
+from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors, whole
+from launch.errors import ConfigError, InputError, StoppedError
 from launch.finite import FiniteGuard
 from launch.manifest import SCRATCH
 from launch.processes import accelerator as make_accelerator
-from launch.processes import device, rank, rank_slice, set_threads, world_size
+from launch.processes import device, rank_slice, sent, set_threads, world_size
 from launch.run import Run
 from launch.trackers import FOLDER as TRACKERS
 from launch.trackers import mirrored_log, refuse_absent
@@ -32,7 +34,7 @@ from t2i.artifacts import MODEL, VERSIONS
 from t2i.autoencoder import Autoencoder
 from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
-from t2i.data import Batch, Draw, TrainingSet
+from t2i.data import Batch, Draw, Latent, TrainingSet
 from t2i.denoiser import build, choose_kernels, num_parameters, whiten_text
 from t2i.estimate import GIB, absent_inputs, describe, expected_plan, sizes_of, written_bytes
 from t2i.folder import LEDGER, model_files, save_model, save_weights
@@ -121,8 +123,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
     if (found := checkpoints.latest()) is not None:
         restore(found, model=model, optimizer=optimizer, averages=averages)
         start = found.step
+    refuse_apart(start, accelerator)
     ledger = Ledger(run.out / LEDGER_LINES, resume_step=start, is_main=run.is_main)
-    predict = torch.compile(model) if cfg.compile else model
+    predict = torch.compile(model, dynamic=False) if cfg.compile else model
     batches = data.batches(range(start + 1, num_steps + 1), here, num_workers=cfg.num_workers)
 
     validation = None
@@ -162,8 +165,9 @@ def train(cfg: TrainConfig, run: Run) -> None:
                     accelerator.backward(loss.sum() / batch.num_pictures)
                 losses.append(loss.detach())
 
-            grad_norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
-            guard.check(*losses, grad_norm, error=partial(not_finite, data, draw, losses))
+            grad_norm = whole(accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm))
+            error = partial(not_finite, data, draw, losses, accelerator)
+            guard.check(*losses, grad_norm, error=error)
             lr = learning_rate(
                 step,
                 num_steps=num_steps,
@@ -180,6 +184,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             ledger.add(row_of(draw, kinds=data.kinds, seed=cfg.seed, tensor_hash=tensors))
             fields: dict[str, float] = {}
             if is_due(step, cfg.log_samples, batch_size=cfg.batch_size) or step == num_steps:
+                guard.settle()
                 mean_loss = accelerator.reduce(torch.cat(losses).mean(), "mean")
                 fields = {"loss": mean_loss.item(), "grad": float(grad_norm), "lr": lr}
                 log("step", step=step, samples_seen=samples_seen, **fields)
@@ -193,7 +198,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
             progress.advance(cfg.batch_size, **fields)
             if step in snapshots:
                 guard.settle()
-                weights = averages[0].whole()
+                weights = averages[0].on_cpu()
                 if run.is_main:
                     save_weights(run.out / "snapshots" / str(samples_seen), weights)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
@@ -205,7 +210,7 @@ def train(cfg: TrainConfig, run: Run) -> None:
                     checkpoints.save(step, state, {"samples_seen": samples_seen})
         guard.settle()
 
-    first, *others = [average.whole() for average in averages]
+    first, *others = [average.on_cpu() for average in averages]
     if run.is_main:
         ledger.write_table(run.out / LEDGER)
         for decay, weights in zip(cfg.ema_decays[1:], others, strict=True):
@@ -245,6 +250,16 @@ def refuse_uneven(microbatch: int | None, *, batch_size: int) -> None:
         )
 
 
+def refuse_apart(start: int, accelerator: Accelerator) -> None:
+    """Refuse processes that found different checkpoints, as on disks that are not shared."""
+    found = accelerator.gather(torch.tensor([start], device=accelerator.device)).tolist()
+    if len(set(found)) > 1:
+        raise InputError(
+            f"the processes would go on after different steps ({', '.join(map(str, found))}); "
+            "expected one. --out must lie on a disk that all machines share."
+        )
+
+
 def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
     """Give the evenly spaced steps whose averages are kept; the last is the model itself."""
     return {round(num_steps * i / num_snapshots) for i in range(1, num_snapshots)} - {0, num_steps}
@@ -258,24 +273,31 @@ def prepare(
     device: torch.device,
 ) -> tuple[Corrupted, Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
     """Scale and corrupt the latents, encode what is token ids; bring everything to the device."""
-    corrupted = corrupt_latents(batch, cfg, autoencoder)
-    text = torch.from_numpy(batch.text)
-    if not text.is_floating_point():
+    latent = Latent(batch.unscaled_latents, batch.noise)
+    corrupted = corrupt_latents(latent, batch.uniform, cfg, autoencoder)
+    if np.issubdtype(batch.text.dtype, np.integer):
         text = text_encoder.encode_padded(batch.text, batch.text_mask).text_embeds
+    else:
+        text = sent(torch.from_numpy(batch.text), device)
     return (
-        Corrupted(*(tensor.to(device) for tensor in corrupted)),
-        text.to(device, torch.float32),
-        torch.from_numpy(batch.text_mask).to(device),
+        Corrupted(*(sent(tensor, device) for tensor in corrupted)),
+        text.to(torch.float32),
+        sent(torch.from_numpy(batch.text_mask), device),
     )
 
 
-def corrupt_latents(batch: Batch, cfg: TrainConfig, autoencoder: Autoencoder) -> Corrupted:
+def corrupt_latents(
+    latent: Latent,
+    uniform: Float64[np.ndarray, " B"],
+    cfg: TrainConfig,
+    autoencoder: Autoencoder,
+) -> Corrupted:
     """Scale and corrupt the latents."""
     return corrupt(
         cfg.objective,
-        autoencoder.scale(torch.from_numpy(batch.unscaled_latents)),
-        noise=torch.from_numpy(batch.noise),
-        uniform=torch.from_numpy(batch.uniform),
+        autoencoder.scale(torch.from_numpy(latent.unscaled_latents)),
+        noise=torch.from_numpy(latent.noise),
+        uniform=torch.from_numpy(uniform),
     )
 
 
@@ -288,20 +310,24 @@ def tensor_hash(
     """
     if draw.step % TENSOR_INTERVAL and draw.step != 1:
         return None
-    batch = data.gather(draw)
-    corrupted = corrupt_latents(batch, cfg, autoencoder)
-    return hash_tensors(batch.noise, corrupted.x_t.numpy(), corrupted.timestep.numpy())
+    latent = data.gather_latents(draw)
+    corrupted = corrupt_latents(latent, draw.uniform, cfg, autoencoder)
+    return hash_tensors(latent.noise, corrupted.x_t.numpy(), corrupted.timestep.numpy())
 
 
-def not_finite(data: TrainingSet, draw: Draw, losses: Sequence[Tensor]) -> StoppedError:
-    """Give the error of a loss that is not a number, raised before the weights are touched."""
-    here = rank_slice(len(draw.rows))
-    loss = torch.cat(list(losses)).cpu()
-    is_bad = ~loss.isfinite().numpy()
-    names = data.sample_ids_of(draw, here)
+def not_finite(
+    data: TrainingSet, draw: Draw, losses: Sequence[Tensor], accelerator: Accelerator
+) -> StoppedError:
+    """Give the error of a loss that is not a number, raised before the weights are touched.
+
+    Every process comes here in the same step, since a gradient that is no number is everyone's.
+    """
+    loss = accelerator.gather(torch.cat(list(losses)))
+    is_bad = ~loss.cpu().isfinite().numpy()
+    names = data.sample_ids_of(draw)
     found = ", ".join(name for name, bad in zip(names, is_bad, strict=True) if bad)
     return StoppedError(
-        f"step {draw.step}, rank {rank()}: the loss or its gradient is not finite; the weights "
+        f"step {draw.step}: the loss or its gradient is not finite; the weights "
         "were not changed. Look at the latents and captions of "
         + (f"these pictures: {found}" if found else "the step's pictures: " + ", ".join(names))
         + "; or lower lr."

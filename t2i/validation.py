@@ -172,7 +172,7 @@ class Validation:
         self._accelerator = accelerator
         device = accelerator.device
         autoencoder.vae.to(device)
-        home = text_encoder.model.device
+        home, stored = text_encoder.model.device, text_encoder.model.dtype
         text_encoder.to(device)
         # A tokenizer keeps how it was last asked to truncate, and this one is saved with the model.
         text_encoder = replace(text_encoder, tokenizer=copy.deepcopy(text_encoder.tokenizer))
@@ -220,7 +220,7 @@ class Validation:
                 scheduler=scheduler(cfg.objective),
                 device=device,
             )
-        text_encoder.to(home)  # it may be larger than the denoiser
+        text_encoder.model.to(home, stored)  # it may be larger than the denoiser
 
     @torch.no_grad()
     def measure(

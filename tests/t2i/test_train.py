@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(
     monkeypatch.setattr(module, "prepare", poisoned)
     stepped: list[int] = []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: stepped.append(1))
-    with pytest.raises(StoppedError, match=r"step 1, rank 0: .* these pictures: [0-9a-f]{32}; or"):
+    with pytest.raises(StoppedError, match=r"step 1: .* these pictures: [0-9a-f]{32}; or"):
         made.train(tmp_path / "out")
     assert not stepped
 

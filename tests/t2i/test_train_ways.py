@@ -155,6 +155,9 @@ def test_a_kind_that_is_missing_may_be_stood_in_for_and_is_counted(
 ) -> None:
     template = "A grey picture with a {colour} box at the {place}, number {number}."
     few = make_captions(tmp_path / "few", kinds={"dsc": template}, without={"dsc": (0, 1, 2)})
+    short = make_captions(
+        tmp_path / "short", kinds={"ssc": "a {colour} box"}, without={"ssc": (0,)}
+    )
     settings = {
         **SETTINGS,
         "captions": [str(few)],
@@ -162,6 +165,11 @@ def test_a_kind_that_is_missing_may_be_stood_in_for_and_is_counted(
         "caption_mix": {"dsc": 1.0},
     }
     without = read_manifest(made.train(tmp_path / "left out", **settings))
+    # Nobody stands in for the picture that is left out for want of another kind.
+    lacks_both = {**settings, "captions": [str(few), str(short)], "required_kinds": ["ssc"]}
+    one_less = read_manifest(made.train(tmp_path / "less", fallback={"dsc": "alt"}, **lacks_both))
+    assert one_less.counts["alt_for_dsc"] == 2
+    assert one_less.rejected == {"missing_ssc": 1}
     with_alt = read_manifest(made.train(tmp_path / "in", fallback={"dsc": "alt"}, **settings))
     assert without.rejected == {"missing_dsc": 3}
     assert with_alt.counts["alt_for_dsc"] == 3
@@ -247,6 +255,15 @@ def test_a_checkpoint_cut_short_costs_the_steps_since_the_one_before(
     newest = max((tmp_path / "out" / checkpoint.FOLDER).glob("step-*/tensors.safetensors"))
     newest.write_bytes(newest.read_bytes()[:1000])
     assert payload(made.train(tmp_path / "out", **settings)) == payload(plain)
+
+
+def test_processes_that_found_other_checkpoints_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accelerator = module.make_accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "gather", lambda _, own: torch.cat([own, own + 5]))
+    with pytest.raises(InputError, match=r"different steps \(3, 8\)"):
+        module.refuse_apart(3, accelerator)
 
 
 class TestGuard:
