@@ -57,7 +57,7 @@ def fit(
     checkpoints = Checkpoints(folder)
     start = 0
     if (latest := checkpoints.latest()) is not None:
-        restore(latest, model=model, optimizer=optimizer, average=average)
+        restore(latest, model=model, optimizer=optimizer, averages=[average])
         start = latest.step
     save_every = max(1, math.ceil(num_steps / CHECKPOINTS_PER_FIT))
     model.train()
@@ -85,7 +85,7 @@ def fit(
             average.update(model, decay=average_decay(step, decay=AVERAGE_DECAY))
             progress.advance(batch_size, step=step, loss=value)
             if step % save_every == 0 or step == num_steps:
-                tensors = training_tensors(model=model, optimizer=optimizer, average=average)
+                tensors = training_tensors(model=model, optimizer=optimizer, averages=[average])
                 checkpoints.save(step, tensors, {})
     average.copy_to(model)
     model.eval().requires_grad_(False)
