@@ -227,7 +227,7 @@ class Average:
 
     def on_cpu(self) -> dict[str, Tensor]:
         """Return copies on the CPU, gathered and laid out as files hold them; call on all ranks."""
-        return {k: whole(v).to("cpu", copy=True).contiguous() for k, v in self._tensors.items()}
+        return copied(self._tensors)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over an average to the bit."""
@@ -259,7 +259,7 @@ def training_tensors(
             found[f"optimizer/{name}/{key}"] = value
     for i, average in enumerate(averages):
         found |= {f"average-{i}/{k}": v for k, v in average.state_dict().items()}
-    return {k: whole(v).to("cpu", copy=True).contiguous() for k, v in found.items()}
+    return copied(found)
 
 
 def restore(
@@ -339,6 +339,11 @@ def _plain(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, gathered and laid out as files hold them; call on all ranks."""
+    return {k: whole(v).to("cpu", copy=True).contiguous() for k, v in tensors.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from launch import keyed
 from launch.errors import ArtifactError
 from launch.manifest import atomic_path, write_json
-from launch.processes import accelerator, world_size
+from launch.processes import device
 from t2i.artifacts import WEIGHTS_NAME
 from t2i.autoencoder import Autoencoder
 from t2i.conditioning import TextEncoder, Texts, length_batches
@@ -115,7 +115,7 @@ def text_states(
         if not states.is_file():
             pipeline = load(folder, denoiser=None, vae=None)
             encoder = TextEncoder.wrap(pipeline.text_encoder, pipeline.tokenizer)
-            encoder.to(this_device())
+            encoder.to(device())
             tokens, is_cut = encoder.tokenize(texts)
             lengths_of = {
                 "num_tokens": [len(ids) for ids in tokens],
@@ -159,7 +159,7 @@ class Painter:
 
     def __init__(self, folder: Path, solver_name: Solver | None) -> None:
         pipeline = load(folder, text_encoder=None, tokenizer=None)
-        self.device = this_device()
+        self.device = device()
         self.latent_shape = pipeline.latent_shape
         self.scheduler = solver(solver_name, pipeline.scheduler)
         # Channels last is quicker on CPUs and GPUs.
@@ -275,10 +275,3 @@ def batches(
 def fill(rows: Sequence[T], size: int) -> list[T]:
     """Return rows repeated until they fill a batch, whose shape must not depend on their number."""
     return list(islice(cycle(rows), size))
-
-
-def this_device() -> torch.device:
-    """Return the device of this process."""
-    if world_size() > 1:
-        return accelerator().device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

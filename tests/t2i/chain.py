@@ -7,6 +7,7 @@ it by name; they put the folder on the path, since tests are not a package.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from launch.config import build
@@ -226,3 +228,15 @@ def payload(folder: Path) -> dict[str, str]:
 def text_digests(texts: list[str]) -> list[str]:
     """Digests of texts, as the cache knows them."""
     return [digest_bytes(text.encode()) for text in texts]
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a model's ledger."""
+    rows: list[dict[str, Any]] = pq.read_table(folder / "ledger.parquet").to_pylist()
+    return rows
+
+
+def losses(folder: Path) -> list[float]:
+    """Losses that a training logged."""
+    lines = map(json.loads, (folder / "run.log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["event"] == "step"]

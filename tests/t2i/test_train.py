@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -27,7 +26,7 @@ from t2i.pipeline import CaptionmixPipeline
 from t2i.train import snapshot_steps
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, make_images, payload, run_verb
+from chain import Chain, chain, ledger, make_images, payload, run_verb
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,11 +39,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 @pytest.fixture(scope="module")
 def model(made: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.train(tmp_path_factory.mktemp("models") / "dsc")
-
-
-def ledger(folder: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(folder / "ledger.parquet").to_pylist()
-    return rows
 
 
 def test_the_model_folder_is_a_pipeline(model: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from launch.errors import ArtifactError, ConfigError
@@ -22,7 +20,7 @@ from t2i.ledger import row_of
 from t2i.text_caches import open_text_caches
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, make_captions, run_verb
+from chain import Chain, chain, ledger, losses, make_captions, run_verb
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +43,6 @@ def encode_texts(made: Chain, out: Path, **settings: Any) -> Path:
     small = {"images": made.images, "text_encoder": made.text_encoder, "captions": [made.captions]}
     cfg = EncodeConfig(**{**small, "max_tokens": 32, "batch_size": 8, **settings})
     return run_verb("t2i encode", encode, cfg, out)
-
-
-def ledger(folder: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(folder / "ledger.parquet").to_pylist()
-    return rows
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "run.log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["event"] == "step"]
 
 
 def joined(made: Chain, latents: list[Path]) -> TrainingSet:

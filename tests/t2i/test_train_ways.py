@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from t2i.cache import encode
 from t2i.config import AutoencoderConfig, EncodeConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, make_captions, make_images, payload, run_verb
+from chain import Chain, chain, ledger, losses, make_captions, make_images, payload, run_verb
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +41,6 @@ SETTINGS: dict[str, Any] = {"batch_size": 16, "samples": 64, "log_samples": 16, 
 @pytest.fixture(scope="module")
 def plain(made: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.train(tmp_path_factory.mktemp("ways") / "plain", **SETTINGS)
-
-
-def ledger(folder: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(folder / "ledger.parquet").to_pylist()
-    return rows
-
-
-def losses(folder: Path) -> list[float]:
-    lines = map(json.loads, (folder / "run.log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["event"] == "step"]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

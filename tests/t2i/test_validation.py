@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import DistributedType
@@ -88,11 +87,6 @@ def model(made: Chain, prompts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((folder / "validation.json").read_text())
-    return rows
-
-
-def ledger(folder: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(folder / "ledger.parquet").to_pylist()
     return rows
 
 
