@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.hallucination import best_set
-from eval.report_figures import (
+from eval.drawing import (
     ARM_COLOURS,
     ZERO,
     Drawing,
@@ -18,6 +17,7 @@ from eval.report_figures import (
     plain_text,
     write_drawing,
 )
+from eval.hallucination import best_set
 
 
 def draw_calibration(hallucination: Mapping[str, Any], folder: Path) -> Drawing | None:

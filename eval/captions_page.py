@@ -14,7 +14,7 @@ from eval.artifacts import CaptionsReport
 from eval.captions_figures import draw_calibration
 from eval.captions_summary import carried_words
 from eval.page import render
-from eval.report_pictures import MAX_SIDE, PIXELATED_SIDE, caption_examples
+from eval.thumbnails import MAX_SIDE, PIXELATED_SIDE, caption_examples
 from launch.manifest import write_bytes
 from recap.artifacts import Images
 

@@ -10,8 +10,9 @@ import numpy as np
 from eval.artifacts import CaptionsReport
 from eval.captions_summary import correlation_words
 from eval.hallucination import best_set
-from eval.report_tables import NOTHING, Table, Value, ends, name_of_axis
 from eval.stats import Interval, wilson_interval
+from eval.table import Table, Value, ends
+from eval.words import NOTHING, name_of_axis
 
 
 def side_by_side(rows: Sequence[tuple[str, str, Interval, Interval]]) -> Table:

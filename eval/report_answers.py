@@ -3,23 +3,19 @@
 Nothing here formats a page; every number that the report prints is in an `Answers`, at full
 precision. The headline is the one comparison that the study named before it ran; all others are
 secondary and share one Holm correction.
-
-N rows of the table
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
 from eval.config import PrimaryConfig
+from eval.report_headline import Test, caveats_of, headline_of
+from eval.report_rows import Measure, ScoreTable, describe, primary_measure
 from eval.stats import (
     Comparison,
     Interval,
@@ -28,37 +24,9 @@ from eval.stats import (
     cluster_means,
     compare,
     holm,
-    pair_rows,
     t_interval,
 )
 from launch.errors import InputError
-
-CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)
-"""Arms that are no models: what real pictures score, bare and through the autoencoder."""
-
-SCALE = {"clip_similarity": 1.0, "clip_distance": 1.0, "claims_held": 100.0}
-"""Factor from stored to printed values: shares are printed as percentages."""
-
-DIGITS = {"clip_similarity": 2, "clip_distance": 4, "claims_held": 1}
-"""Decimals that are printed."""
-
-METRIC_OF = {"prompt_following": "claims_held", "clip_similarity": "clip_similarity"}
-"""Metric in the scores for each measure that a study may name as primary."""
-
-
-MINUS = "\N{MINUS SIGN}"
-
-
-class Measure(NamedTuple):
-    """What is measured: a metric on the pictures of one prompt style."""
-
-    metric: str
-    style: str
-    scoring: str | None = None
-    """Style of the text that scores; None for claims."""
-
-    axis: str | None = None
-    """Axis of claims; None for all together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +83,6 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
-    """One comparison that the headline rests on."""
-
-    measure: Measure
-    comparison: Comparison
-
-
-@dataclass(frozen=True, kw_only=True)
 class Answers:
     """All that the score rows say."""
 
@@ -161,166 +121,6 @@ class Answers:
     curves: list[Curve]
     num_secondary: int
     """Comparisons that share the Holm correction."""
-
-
-class ScoreTable:
-    """The rows of `scores.parquet`, found by what they measure.
-
-    A scoring caption that is the prompt itself goes by the prompt's style, so that it is printed
-    once however it was stored.
-    """
-
-    def __init__(self, table: pa.Table) -> None:
-        self._code: dict[str, np.ndarray] = {}
-        self._names: dict[str, list[Any]] = {}
-        scoring = pc.if_else(
-            pc.equal(table["scoring"], PROMPT_SCORING), table["prompt_style"], table["scoring"]
-        )
-        strings = {n: table[n] for n in ("arm", "pair_id", "prompt_id", "prompt_style", "metric")}
-        strings |= {"scoring": scoring, "axis": table["axis"]}
-        for name, column in strings.items():
-            encoded = pc.fill_null(column, "").combine_chunks()
-            if isinstance(encoded, pa.ChunkedArray):
-                encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([])
-            encoded = encoded.cast(pa.string()).dictionary_encode()
-            self._code[name] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-            self._names[name] = encoded.dictionary.to_pylist()
-        for name in ("model_seed", "seed", "samples_seen", "value"):
-            self._code[name] = table[name].to_numpy()
-        self._groups = self._group()
-
-    def _group(self) -> dict[tuple[Any, ...], np.ndarray]:
-        """Return the row numbers of every (metric, style, scoring, axis, arm, samples_seen)."""
-        names = ("metric", "prompt_style", "scoring", "axis", "arm", "samples_seen")
-        columns = [self._code[n] for n in names]
-        order = np.lexsort(columns[::-1])
-        if not len(order):
-            return {}
-        stacked = np.stack([c[order] for c in columns])
-        starts = np.flatnonzero(np.r_[True, (stacked[:, 1:] != stacked[:, :-1]).any(axis=0)])
-        groups = {}
-        for rows in np.split(order, starts[1:]):
-            key = tuple(
-                self._names[n][self._code[n][rows[0]]] if n in self._names
-                else int(self._code[n][rows[0]])
-                for n in names
-            )  # fmt: skip
-            groups[key] = rows
-        return groups
-
-    @cached_property
-    def arms(self) -> list[str]:
-        """Return the arms that are models, sorted."""
-        return sorted({key[4] for key in self._groups} - set(CEILINGS))
-
-    @cached_property
-    def ceilings(self) -> list[str]:
-        """Return the arms that are not."""
-        found = {key[4] for key in self._groups}
-        return [c for c in CEILINGS if c in found]
-
-    @cached_property
-    def measures(self) -> list[Measure]:
-        """Return everything measured, in a fixed order."""
-        found = {key[:4] for key in self._groups if key[4] not in CEILINGS}
-        return [Measure(m, s, c or None, a or None) for m, s, c, a in sorted(found)]
-
-    @cached_property
-    def moments(self) -> dict[str, list[int]]:
-        """Return the snapshots of every arm, earliest first."""
-        seen: dict[str, set[int]] = {}
-        for key in self._groups:
-            seen.setdefault(key[4], set()).add(key[5])
-        return {arm: sorted(moments) for arm, moments in seen.items()}
-
-    def prompt_name(self, code: int) -> str:
-        """Return the `prompt_id` behind a code."""
-        return str(self._names["prompt_id"][int(code)])
-
-    def pair_name(self, code: int) -> str:
-        """Return the `pair_id` behind a code."""
-        return str(self._names["pair_id"][int(code)])
-
-    def rows(self, measure: Measure, arm: str, *, samples_seen: int | None = None) -> Rows | None:
-        """Return one arm's rows at one moment, the last unless told, or None if there are none.
-
-        The rows hold codes for pairs and prompts; `pair_name` and `prompt_name` resolve them.
-        """
-        if arm not in self.moments:
-            return None
-        moment = self.moments[arm][-1] if samples_seen is None else samples_seen
-        key = (measure.metric, measure.style, measure.scoring or "", measure.axis or "")
-        at = self._groups.get((*key, arm, moment))
-        if at is None:
-            return None
-        names = ("pair_id", "prompt_id", "model_seed", "seed", "value")
-        pair, prompt, model_seed, seed, value = (self._code[n][at] for n in names)
-        if measure.scoring == measure.style:
-            # The prompt as scoring text may have been stored under both of its names.
-            keep = self._first_of_each(prompt, model_seed, seed)
-            pair, prompt, model_seed, seed, value = (
-                c[keep] for c in (pair, prompt, model_seed, seed, value)
-            )
-        return Rows(pair, prompt, model_seed, seed, value * SCALE.get(measure.metric, 1.0))
-
-    @staticmethod
-    def _first_of_each(*columns: Any) -> Any:
-        """Return the places at which every combination of the columns first occurs."""
-        key = np.zeros(len(columns[0]), np.int64)
-        for column in columns:
-            values, code = np.unique(column, return_inverse=True)
-            key = key * len(values) + code
-        return np.sort(np.unique(key, return_index=True)[1])
-
-    def paired(self, measure: Measure, arm: str, than: str) -> Any:
-        """Return the differences `arm` - `than` at the last moment, or None if either has none."""
-        one, other = self.rows(measure, arm), self.rows(measure, than)
-        if one is None and other is None:
-            return None
-        if one is None or other is None:
-            absent = arm if one is None else than
-            raise InputError(
-                f"scores: arm {absent} has no rows for {describe(measure)}, arm "
-                f"{than if one is None else arm} has. Score the generations of both."
-            )
-        return pair_rows(one, other, names=(arm, than), name_of=self.prompt_name)
-
-
-def describe(measure: Measure) -> str:
-    """Name a measure in words, for messages and tables."""
-    match measure.metric:
-        case "claims_held":
-            what = f"claims that hold ({measure.axis or 'all axes'})"
-        case "clip_similarity":
-            what = f"CLIP similarity with the {measure.scoring} caption"
-        case "clip_distance":
-            what = f"CLIP distance to the {measure.scoring} caption"
-        case other:
-            what = other
-    return f"{what}, {measure.style} prompts"
-
-
-def primary_measure(primary: PrimaryConfig) -> Measure:
-    """Return what the study named as its measure."""
-    if primary.metric not in METRIC_OF:
-        raise InputError(
-            f"primary.metric: {primary.metric!r} is unknown; expected one of {', '.join(METRIC_OF)}"
-        )
-    if primary.metric == "prompt_following":
-        return Measure("claims_held", primary.style)
-    scoring = primary.style if primary.scoring in (None, PROMPT_SCORING) else primary.scoring
-    return Measure("clip_similarity", primary.style, scoring)
-
-
-def order_arms(primary: PrimaryConfig, listed: Iterable[str]) -> list[str]:
-    """Put the reference arm, that which the primary comparison starts from, first."""
-    arms = list(dict.fromkeys(listed))
-    for name in (primary.better, primary.than):
-        if name not in arms:
-            raise InputError(
-                f"primary: no arm is called {name!r}; the scores hold {', '.join(arms) or 'none'}"
-            )
-    return [primary.than, *(a for a in arms if a != primary.than)]
 
 
 def answer(
@@ -385,10 +185,10 @@ def answer(
     grid, following, pairs, num_secondary = _correct(
         grid, following, pairs, primary=primary, measure=measure
     )
-    outcome, headline = _headline(primary, tests, is_control=is_control, withheld=withheld)
+    outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
     return Answers(
         headline=headline,
-        caveats=_caveats(tests, is_control=is_control, outcome=outcome),
+        caveats=caveats_of(tests, is_control=is_control, outcome=outcome),
         outcome=outcome,
         withheld=withheld,
         primary=primary,
@@ -520,151 +320,3 @@ def _curves(
             )  # fmt: skip
         curves.append(Curve(measure=measure, points=points, num_prompts=len(shared)))
     return curves
-
-
-# --------------------------------------------------------------------------- words
-
-
-def number(value: float, digits: int) -> str:
-    """Print a number with a real minus sign, and none before a zero."""
-    if not np.isfinite(value):
-        return "unknown" if np.isnan(value) else ("∞" if value > 0 else f"{MINUS}∞")
-    text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        text = text.removeprefix("-")
-    return text.replace("-", MINUS)
-
-
-def plus_minus(interval: Interval, digits: int) -> str:
-    """Print half of a mean's interval; nothing where it is unbounded.
-
-    Values that are all alike show no spread to make an interval of, however few they are: their
-    number is said instead of a width of zero.
-    """
-    if not np.isfinite(interval.half_width):
-        return ""
-    if interval.standard_error == 0:
-        return f"(all {interval.df + 1:.0f})"
-    return f"±{number(interval.half_width, digits)}"
-
-
-def bracket(interval: Interval, digits: int, *, sign: int = 1) -> str:
-    """Print an interval's ends; with sign -1, those of the negated quantity."""
-    low, high = (interval.low, interval.high) if sign > 0 else (-interval.high, -interval.low)
-    return f"[{number(low, digits)}, {number(high, digits)}]"
-
-
-def name_of(measure: Measure) -> str:
-    """Name what a comparison is about."""
-    return "prompt following" if measure.metric == "claims_held" else "CLIP similarity"
-
-
-def detail_of(measure: Measure) -> str:
-    """Say what exactly was measured."""
-    if measure.metric == "claims_held":
-        return f"claims of {measure.style} prompts that hold"
-    text = (
-        "the prompt itself" if measure.scoring == measure.style else f"{measure.scoring} captions"
-    )
-    return f"cosine x 100 of {measure.style} prompts' pictures with {text}"
-
-
-def unit_of(measure: Measure) -> str:
-    """Name the unit of a difference."""
-    return "percentage points" if measure.metric == "claims_held" else "points"
-
-
-def basis(comparison: Comparison) -> str:
-    """Say what an interval was taken over and what it takes as given."""
-    prompts = f"{comparison.num_prompts:,} prompt{'s' if comparison.num_prompts != 1 else ''}"
-    seeds = comparison.num_seeds
-    if comparison.with_seeds is not None:
-        return f"95% interval over {prompts} and {seeds} training seeds"
-    models = "the one trained model" if seeds == 1 else f"the {seeds} trained models"
-    return f"95% interval over {prompts}, given {models} of each arm"
-
-
-def _finding(better: str, than: str, test: Test) -> str:
-    """State one comparison: better or worse by x [lo, hi], or not distinguishable."""
-    c, digits = test.comparison, DIGITS[test.measure.metric]
-    name, unit = name_of(test.measure), unit_of(test.measure)
-    match c.verdict:
-        case Verdict.NOT_DISTINGUISHABLE:
-            return (
-                f"{better} and {than} are not distinguishable in {name} (difference "
-                f"{number(c.deciding.estimate, digits)} {bracket(c.deciding, digits)} {unit}; "
-                f"{detail_of(test.measure)})"
-            )
-        case Verdict.BETTER:
-            sign, word = 1, "better"
-        case Verdict.WORSE:
-            sign, word = -1, "worse"
-    return (
-        f"{better} is {word} than {than} by {number(abs(c.deciding.estimate), digits)} "
-        f"{bracket(c.deciding, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)})"
-    )
-
-
-def _headline(
-    primary: PrimaryConfig, tests: Sequence[Test], *, is_control: bool, withheld: str | None
-) -> tuple[str, str]:
-    """Return the outcome and the first sentence."""
-    if withheld is not None:
-        subject = "No verdict on the instrument is given" if is_control else "No ranking is given"
-        return "withheld", f"{subject}: {withheld}."
-    findings = " and ".join(_finding(primary.better, primary.than, t) for t in tests)
-    sentence = f"{findings}; {basis(tests[0].comparison)}."
-    if not is_control:
-        return tests[0].comparison.verdict.value, sentence
-    passed = all(t.comparison.verdict is Verdict.BETTER for t in tests)
-    if passed:
-        # Said once, not for each measure: "by x in this and by y in that".
-        again = f" and {primary.better} is better than {primary.than} by "
-        sentence = sentence.replace(again, " and by ")
-    word = "passes" if passed else "fails"
-    return ("pass" if passed else "fail", f"The instrument {word} its control: {sentence}")
-
-
-def _caveats(tests: Sequence[Test], *, is_control: bool, outcome: str) -> list[str]:
-    """Say what the first sentence does not cover."""
-    caveats = []
-    if outcome == "fail":
-        caveats.append(
-            "Until an arm trained on true texts beats one trained on other pictures' texts in both "
-            "measures, no comparison made with this instrument means anything."
-        )
-    if is_control and len(tests) == 1 and tests[0].measure.metric == "clip_similarity":
-        caveats.append(
-            "No claims are known for these pictures: the control rests on the CLIP score alone."
-        )
-    for test in tests[:1]:
-        c, digits = test.comparison, DIGITS[test.measure.metric]
-        unit = unit_of(test.measure)
-        if outcome == Verdict.NOT_DISTINGUISHABLE.value:
-            caveats.append(
-                "Not distinguishable does not mean equal: this design finds a true difference of "
-                f"{number(c.smallest_detectable, digits)} {unit} in 80% of cases, and misses "
-                "smaller ones more often."
-            )
-        if c.num_seeds == 1:
-            caveats.append(
-                "One training seed an arm: the interval says how sure the difference between these "
-                "two trained models is, and nothing of what training them again would give. "
-                "Four seeds an arm give an interval that includes it."
-            )
-        elif c.with_seeds is None:
-            values = [d for _, d in c.by_seed]
-            shown = ", ".join(number(d, digits) for d in values)
-            agree = "all of one sign" if min(values) * max(values) > 0 else "not all of one sign"
-            caveats.append(
-                f"{c.num_seeds} training seeds an arm are too few to be part of the interval; the "
-                f"differences by seed are {shown} {unit}, {agree}. From four seeds on an interval "
-                "that includes training seeds is given."
-            )
-        else:
-            caveats.append(
-                f"Given these trained models alone the interval is "
-                f"{bracket(c.given_models, digits)} {unit}; the one in the first sentence also "
-                "covers training the models again with other seeds."
-            )
-    return caveats

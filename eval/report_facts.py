@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from eval import report_tables as tables
 from eval.artifacts import CaptionsReport, Judge
 from eval.report_provenance import Cost, Stage, cost_of, quality_of
-from eval.report_tables import Table, Value, facts_table, matrix_table, shown_fact
 from eval.stats import Interval, ratio_interval
+from eval.table import Table, Value, ends, facts_table, matrix_table, shown_fact
+from eval.words import NOTHING, name_of_axis
 from launch.manifest import Manifest
 from recap.artifacts import CAPTIONER
 from recap.claims import AXES
@@ -45,15 +45,15 @@ def caption_axes(
                 group = "annotated" if is_annotated else "not annotated"
                 rows.append(
                     [
-                        Value(kind), Value(tables.name_of_axis(axis)), Value(group),
+                        Value(kind), Value(name_of_axis(axis)), Value(group),
                         _share(precision), _share(recall), Value(f"{len(picture):,}", len(picture)),
                     ]
                 )  # fmt: skip
                 records.append(
                     {
                         "kind": kind, "axis": axis, "annotated": is_annotated,
-                        "precision": precision.estimate, **tables.ends(precision, "precision_"),
-                        "recall": recall.estimate, **tables.ends(recall, "recall_"),
+                        "precision": precision.estimate, **ends(precision, "precision_"),
+                        "recall": recall.estimate, **ends(recall, "recall_"),
                         "num_pictures": len(picture),
                     }
                 )  # fmt: skip
@@ -70,7 +70,7 @@ def caption_axes(
 
 def _share(interval: Interval) -> Value:
     if not np.isfinite(interval.estimate):
-        return Value(tables.NOTHING, -np.inf)
+        return Value(NOTHING, -np.inf)
     note = f"[{interval.low:.3f}, {interval.high:.3f}]"
     return Value(f"{interval.estimate:.3f}", interval.estimate, note)
 
@@ -167,10 +167,10 @@ def recogniser(judge: Judge) -> Table:
             claims = read.get("num_claims")
             rows.append(
                 [
-                    Value(tables.name_of_axis(axis)), Value(pictures),
+                    Value(name_of_axis(axis)), Value(pictures),
                     Value(f"{100 * read['accuracy']:.1f}%", read["accuracy"], note),
                     *(
-                        Value(tables.NOTHING, -1.0) if s is None else Value(f"{100 * s:.1f}%", s)
+                        Value(NOTHING, -1.0) if s is None else Value(f"{100 * s:.1f}%", s)
                         for s in shares
                     ),
                     Value(shown_fact(claims), claims or 0),
@@ -236,7 +236,7 @@ def cost_table(costs: Sequence[tuple[Stage, Cost]]) -> Table:
                 Value("unknown", -1.0) if cost.seconds is None
                 else Value(_duration(cost.seconds), cost.seconds, sessions),
                 Value(_size(cost.num_bytes), cost.num_bytes),
-                Value(tables.NOTHING if cost.peak_gib is None else f"{cost.peak_gib:.2f} GiB",
+                Value(NOTHING if cost.peak_gib is None else f"{cost.peak_gib:.2f} GiB",
                       cost.peak_gib or 0.0),
             ]
         )  # fmt: skip

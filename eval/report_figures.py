@@ -1,163 +1,39 @@
-"""Figures of the report, as SVG and PNG files and as SVG inside the page.
+"""Figures of the report: curves, differences, axes of claims, captions.
 
-Drawn once with named colours. Inside the page the colours become CSS variables, so that the same
-drawing serves light and dark; in the files they stay as drawn. Arms differ by marker as well as by
-colour. Nothing of a drawing depends on time or machine, so equal numbers give equal bytes.
+Arms differ by marker as well as by colour.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.report_answers import MINUS, Answers, Cell, Curve, Measure, name_of, unit_of
+from eval.drawing import (
+    ARM_COLOURS,
+    INK,
+    MUTED,
+    WIDTH,
+    ZERO,
+    Drawing,
+    bars,
+    drawing_style,
+    look_of,
+    new_figure,
+    plain_text,
+    slug,
+    write_drawing,
+)
+from eval.report_answers import Answers, Cell, Curve
+from eval.report_rows import Measure
 from eval.stats import Interval
-from launch.manifest import write_bytes
+from eval.words import AXIS_NAMES, MINUS, name_of, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-INK, MUTED, RULE, ZERO = "#22262b", "#646b75", "#e3e6ea", "#9aa1ab"
-ARM_COLOURS = ("#6f7680", "#1f6fb2", "#c4501b", "#1d8464", "#7a4fa3", "#96741d")
-"""The reference arm is grey; the others are told apart by people with any colour vision."""
-
-ARM_MARKERS = ("o", "s", "^", "D", "v", "P")
-CSS_OF = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ZERO: "--zero"} | {
-    colour: f"--arm-{i}" for i, colour in enumerate(ARM_COLOURS)
-}
-"""CSS variable that stands for each colour inside the page."""
-
-AXIS_NAMES = {
-    "objects": "objects and background",
-    "number_place": "number and place",
-    "colour_size": "colour and size",
-    "words": "displayed words",
-    "all": "all axes",
-}
-"""Axes of claims in words."""
-
-_WIDTH = 8.6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure that has been written: its name, its words and its form for the page."""
-
-    name: str
-    """File name without suffix."""
-
-    alt: str
-    """What it shows, for readers who do not see it."""
-
-    svg: str
-    """SVG element for the page."""
-
-    files: tuple[str, ...]
-    """Its files below the report's folder."""
-
-
-@contextmanager
-def drawing_style() -> Iterator[None]:
-    """Draw in the report's own style while inside."""
-    import matplotlib as mpl
-
-    settings = {
-        "font.family": "DejaVu Sans",
-        "font.size": 8.5,
-        "text.color": INK,
-        "axes.labelcolor": MUTED,
-        "axes.edgecolor": RULE,
-        "axes.titlesize": 9,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": RULE,
-        "grid.linewidth": 0.8,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "lines.linewidth": 1.8,
-        "legend.frameon": False,
-        "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
-        "svg.hashsalt": "captionmix",
-        "axes.unicode_minus": True,
-        "figure.dpi": 100,
-    }
-    with mpl.rc_context(settings):
-        yield
-
-
-def new_figure(
-    rows: int, columns: int, *, size: tuple[float, float], **options: Any
-) -> tuple[Any, Any]:
-    """Return a figure that no display or global state knows of, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def write_drawing(figure: Figure, folder: Path, name: str, *, alt: str) -> Drawing:
-    """Write a figure below a folder as SVG and PNG, and return it for the page."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    # The layout is found once; each `savefig` would find it again, at most of the cost.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    figure.savefig(png, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-    no_clock = {"Date": None, "Creator": "captionmix", "Title": name}
-    figure.savefig(svg, format="svg", transparent=True, metadata=no_clock)
-    files = (f"figures/{name}.svg", f"figures/{name}.png")
-    for file, data in zip(files, (svg, png), strict=True):
-        write_bytes(folder / file, data.getvalue())
-    inline = _inline(svg.getvalue().decode(), name=name, alt=alt)
-    return Drawing(name=name, alt=alt, files=files, svg=inline)
-
-
-def _inline(svg: str, *, name: str, alt: str) -> str:
-    """Make a file's SVG fit for a page: no header, own ids, colours from CSS, a spoken name."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    # Ids of several drawings in one page must not meet.
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)
-    for colour, variable in CSS_OF.items():
-        svg = svg.replace(colour, f"var({variable})")
-    # Text takes the page's font; its size stays.
-    svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
-    svg = re.sub(r"(font:[^;\"]*?\d(?:\.\d+)?px) [^;\"]*", r"\1 var(--sans)", svg)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
-    svg = re.sub(
-        r"<svg [^>]*>",
-        f'<svg class="figure" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}" '
-        f'style="max-width:{float(width) * 1.7:.0f}px" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
-        svg,
-        count=1,
-    )
-    return re.sub(r">\s+<", "><", svg).strip()
-
-
-def look_of(arm: str, arms: Sequence[str]) -> tuple[str, str]:
-    """Return colour and marker of an arm."""
-    i = list(arms).index(arm)
-    return ARM_COLOURS[i % len(ARM_COLOURS)], ARM_MARKERS[i % len(ARM_MARKERS)]
 
 
 def _legend(
@@ -183,17 +59,6 @@ def _legend(
     )  # fmt: skip
 
 
-def _ends(intervals: Sequence[Interval]) -> Any:
-    """Return lengths of error bars; an unbounded interval is drawn without one."""
-    ends = [(i.estimate - i.low, i.high - i.estimate) for i in intervals]
-    return np.nan_to_num(np.array(ends, float).T.reshape(2, -1), nan=0.0, posinf=0.0)
-
-
-def plain_text(text: str) -> str:
-    """Keep a name from being read as mathematics."""
-    return text.replace("$", r"\$")
-
-
 def _samples(value: float | np.integer, _: int) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
@@ -207,9 +72,6 @@ def panel_title(measure: Measure) -> str:
     if measure.scoring == measure.style:
         return "CLIP, the prompt itself"
     return f"CLIP, {measure.scoring} caption"
-
-
-# --------------------------------------------------------------------------- figures
 
 
 def draw_curves(curves: Sequence[Curve], arms: Sequence[str], folder: Path) -> list[Drawing]:
@@ -232,7 +94,7 @@ def _draw_curves(
 ) -> Drawing:
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
-    width = _WIDTH if columns > 1 else 5.0
+    width = WIDTH if columns > 1 else 5.0
     with drawing_style():
         figure, axes = new_figure(rows, columns, size=(width, 2.35 * rows + 0.35), sharex=True)
         for i, (panel, curve) in enumerate(zip(axes.flat, chosen, strict=False)):
@@ -286,7 +148,7 @@ def draw_differences(
     step = 0.62 / max(len(others), 1)
     with drawing_style():
         height = 0.75 + len(cells) * max(0.26, 0.17 * len(others) + 0.1)
-        figure, axes = new_figure(1, 1, size=(_WIDTH, height))
+        figure, axes = new_figure(1, 1, size=(WIDTH, height))
         panel = axes[0, 0]
         panel.axvline(0, color=ZERO, linewidth=1.2)
         for i, cell in enumerate(cells):
@@ -296,7 +158,7 @@ def draw_differences(
                 interval = d.comparison.deciding
                 y = i + (k - (len(others) - 1) / 2) * step
                 panel.errorbar(
-                    [interval.estimate], [y], xerr=_ends([interval]), color=colour, marker=marker,
+                    [interval.estimate], [y], xerr=bars([interval]), color=colour, marker=marker,
                     markersize=5, linewidth=1.6, capsize=0,
                 )  # fmt: skip
         for i in range(1, len(cells)):
@@ -322,14 +184,14 @@ def draw_pairs(answers: Answers, measure: Measure, folder: Path) -> Drawing | No
         f"{d.arm} against {d.than}" for d in pairs
     )
     with drawing_style():
-        figure, axes = new_figure(1, 1, size=(_WIDTH, 0.65 + 0.36 * len(pairs)))
+        figure, axes = new_figure(1, 1, size=(WIDTH, 0.65 + 0.36 * len(pairs)))
         panel = axes[0, 0]
         panel.axvline(0, color=ZERO, linewidth=1.2)
         for i, d in enumerate(pairs):
             colour, marker = look_of(d.arm, answers.arms)
             interval = d.comparison.deciding
             panel.errorbar(
-                [interval.estimate], [i], xerr=_ends([interval]), color=colour, marker=marker,
+                [interval.estimate], [i], xerr=bars([interval]), color=colour, marker=marker,
                 markersize=6, linewidth=1.8,
             )  # fmt: skip
             if d.comparison.num_seeds > 1:
@@ -359,7 +221,7 @@ def draw_axes(
     style = cells[0].measure.style
     alt = f"Share of claims of {style} prompts that hold, by axis and arm, with ceilings"
     with drawing_style():
-        figure, axes = new_figure(1, 1, size=(_WIDTH, 2.9))
+        figure, axes = new_figure(1, 1, size=(WIDTH, 2.9))
         panel = axes[0, 0]
         for i, cell in enumerate(cells):
             for k, arm in enumerate(arms):
@@ -368,7 +230,7 @@ def draw_axes(
                 colour, marker = look_of(arm, arms)
                 mean = cell.means[arm]
                 panel.errorbar(
-                    [i + (k - (len(arms) - 1) / 2) * step], [mean.estimate], yerr=_ends([mean]),
+                    [i + (k - (len(arms) - 1) / 2) * step], [mean.estimate], yerr=bars([mean]),
                     color=colour, marker=marker, markersize=5.5, linewidth=1.6,
                 )  # fmt: skip
             for ceiling, line in zip(answers.ceilings, ("-", ":"), strict=False):
@@ -415,7 +277,7 @@ def draw_captions(
     columns = min(4, len(kinds))
     lines = -(-len(kinds) // columns)
     with drawing_style():
-        size = (_WIDTH, 0.55 + lines * (0.45 + 0.24 * len(axes_names)))
+        size = (WIDTH, 0.55 + lines * (0.45 + 0.24 * len(axes_names)))
         figure, panels = new_figure(lines, columns, size=size, sharex=True, sharey=True)
         for panel, kind in zip(panels.flat, kinds, strict=False):
             for _, axis, precision, recall in (r for r in rows if r[0] == kind):
@@ -426,7 +288,7 @@ def draw_captions(
                 ):
                     if np.isfinite(interval.estimate):
                         panel.errorbar(
-                            [interval.estimate], [y + shift], xerr=_ends([interval]), color=colour,
+                            [interval.estimate], [y + shift], xerr=bars([interval]), color=colour,
                             marker=marker, markersize=4.5, linewidth=1.5,
                         )  # fmt: skip
             panel.set_title(plain_text(kind))
@@ -449,11 +311,3 @@ def draw_captions(
         )  # fmt: skip
         alt = "Precision and recall of what captions claim, by kind and axis, with 95% intervals"
         return write_drawing(figure, folder, "captions", alt=alt)
-
-
-def slug(text: str) -> str:
-    """Turn a name into one that is safe in a file name and in an id, distinct names staying so."""
-    from launch.manifest import digest_bytes
-
-    plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
-    return plain if plain == text else f"{plain or 'x'}-{digest_bytes(text.encode())[:6]}"

@@ -1,32 +1,26 @@
-"""Pictures of the report: which prompts are shown, and pictures as part of the page.
+"""The same prompt and noise across arms: which prompts are shown, and their pictures.
 
 The rule of choice is stated beside the pictures: some prompts drawn by key, so that nobody chose
 them, and the ends of the primary comparison's differences, so that failures are seen.
-
-N pictures, H height, W width
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
+from eval.config import PrimaryConfig, ReportConfig
+from eval.report_answers import Answers
+from eval.report_inputs import Opened
+from eval.report_rows import Measure, ScoreTable, primary_measure
+from eval.table import Table
+from eval.thumbnails import PIXELATED_SIDE, Shot, data_uri, picture_itself
+from eval.words import DIGITS, number
 from launch.keyed import uniform
-from recap.artifacts import Images
-
-MAX_SIDE = 192
-"""Larger pictures are made smaller for the page."""
-
-PIXELATED_SIDE = 96
-"""Pictures up to this side are shown with hard pixels, and stored exactly."""
-
+from t2i.artifacts import Generations
 
 DRAWN, GREATEST, LEAST = "drawn by key", "greatest difference", "least difference"
 """Why a prompt is shown."""
@@ -43,15 +37,6 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shot:
-    """One picture in a row."""
-
-    label: str
-    uri: str
-    score: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
     """The same prompt and noise across arms."""
 
@@ -60,13 +45,32 @@ class Row:
     shots: list[Shot]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A test picture and what each kind of caption says of it."""
-
-    sample_id: str
-    uri: str | None
-    texts: list[tuple[str, str]]
+def picture_rows(opened: Opened, answers: Answers, *, cfg: ReportConfig) -> tuple[list[Row], int]:
+    """Return the rows of pictures, and the side of one."""
+    texts = opened.prompts.texts(cfg.primary.style)
+    shown = _first_seed(opened.generations, answers.arms)
+    places = {arm: _places(g, cfg.primary.style) for arm, g in shown.items()}
+    drawn = set.intersection(*(set(p) for p in places.values())) if places else set()
+    pair_ids = sorted(p for p in drawn if p in texts)
+    if not pair_ids:
+        return [], PIXELATED_SIDE
+    side = shown[answers.arms[0]].pixels([next(iter(places[answers.arms[0]].values()))]).shape[1]
+    measure = primary_measure(cfg.primary)
+    values = {arm: _values(opened.table, measure, arm, shown[arm]) for arm in shown}
+    better, than = (values.get(a, {}) for a in (cfg.primary.better, cfg.primary.than))
+    differences = {p: better[p] - than[p] for p in pair_ids if p in better and p in than}
+    choices = choose(differences, pair_ids=pair_ids, num_pictures=cfg.num_pictures, seed=cfg.seed)
+    digits = DIGITS[measure.metric]
+    rows = []
+    for choice in choices:
+        shots = picture_itself(opened.images, choice.pair_id, side=side)
+        for arm, generations in shown.items():
+            pixels = generations.pixels([places[arm][choice.pair_id]])[0]
+            value = values[arm].get(choice.pair_id)
+            score = "" if value is None else number(value, digits)
+            shots.append(Shot(label=arm, uri=data_uri(pixels), score=score))
+        rows.append(Row(choice=choice, prompt=texts[choice.pair_id], shots=shots))
+    return rows, side
 
 
 def choose(
@@ -103,40 +107,75 @@ def choose(
     return made(keyed, DRAWN) + made(best, GREATEST) + made(worst, LEAST)
 
 
-def data_uri(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
-    """Return a picture as part of the page: exact if small, else made smaller, as JPEG."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    file = io.BytesIO()
-    if max(picture.size) <= PIXELATED_SIDE:
-        picture.save(file, format="PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-        picture.save(file, format="JPEG", quality=85)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+def _first_seed(generations: Sequence[Generations], arms: Sequence[str]) -> dict[str, Generations]:
+    """Return, for every arm, the generations of the lowest training seed that all arms have."""
+    seeds = [{g.model_seed for g in generations if g.arm == arm} for arm in arms]
+    shared = set.intersection(*seeds) if seeds else set()
+    if not shared:
+        return {}
+    seed = min(shared)
+    return {
+        arm: next(g for g in generations if g.arm == arm and g.model_seed == seed) for arm in arms
+    }
 
 
-def picture_itself(images: Images, sample_id: str, *, side: int) -> list[Shot]:
-    """Return the picture that a caption or prompt speaks of, as a list of at most one."""
-    try:
-        row = images.row_of(sample_id)
-    except KeyError:
-        return []  # prompts of a list speak of no picture
-    return [Shot(label="(picture)", uri=data_uri(images.pixels([row], size=side)[0]))]
+def _places(generations: Generations, style: str) -> dict[str, int]:
+    """Return the row of every pair at the last snapshot and the lowest noise seed."""
+    table = generations.table
+    columns = [table[n].to_pylist() for n in ("pair_id", "style", "seed", "samples_seen")]
+    last, first = generations.samples_seen[-1], min(columns[2], default=0)
+    return {
+        pair: row
+        for row, (pair, of, seed, seen) in enumerate(zip(*columns, strict=True))
+        if of == style and seed == first and seen == last
+    }
 
 
-def caption_examples(
-    examples: Mapping[str, Sequence[Mapping[str, str]]], images: Images, *, side: int
-) -> list[Example]:
-    """Join the example captions of every kind on their pictures."""
-    texts: dict[str, list[tuple[str, str]]] = {}
-    for kind, listed in examples.items():
-        for item in listed:
-            texts.setdefault(str(item["sample_id"]), []).append((kind, str(item["text"])))
-    found = []
-    for sample_id, said in texts.items():
-        shots = picture_itself(images, sample_id, side=side)
-        uri = shots[0].uri if shots else None
-        found.append(Example(sample_id=sample_id, uri=uri, texts=said))
-    return found
+def _values(
+    table: ScoreTable, measure: Measure, arm: str, generations: Generations
+) -> dict[str, float]:
+    """Return the score of every pair's shown picture."""
+    rows = table.rows(measure, arm)
+    if rows is None:
+        return {}
+    first = min(generations.table["seed"].to_pylist(), default=0)
+    where = (rows.model_seed == generations.model_seed) & (rows.seed == first)
+    pairs, values = rows.pair[where].tolist(), rows.value[where].tolist()
+    return {table.pair_name(p): v for p, v in zip(pairs, values, strict=True)}
+
+
+def picture_rule(rows: Sequence[Row], primary: PrimaryConfig) -> str:
+    """Say by which rule the prompts were chosen."""
+    drawn = sum(r.choice.reason == DRAWN for r in rows)
+    extreme = sum(r.choice.reason == GREATEST for r in rows)
+    if not rows:
+        return "None."
+    rule = (
+        f"Prompts in {primary.style} style, chosen by rule: {drawn} drawn by key from the seed of "
+        "the report"
+    )
+    if extreme:
+        rule += (
+            f", and the {extreme} with the greatest and the {extreme} with the least difference "
+            f"{primary.better} \N{MINUS SIGN} {primary.than} on the primary measure, so that "
+            "failures are seen beside successes"
+        )
+    return rule + ". Within a row only the captions of training differ."
+
+
+def pictures_table(rows: Sequence[Row], *, measure: Measure, primary: PrimaryConfig) -> Table:
+    """Make the table of which prompts are shown, and why."""
+    return Table(
+        name="pictures",
+        title="Prompts shown",
+        columns=[],
+        rows=[],
+        records=[
+            {
+                "pair_id": r.choice.pair_id, "prompt": r.prompt, "reason": r.choice.reason,
+                "metric": measure.metric, "arm": primary.better, "than": primary.than,
+                "difference": r.choice.difference,
+            }
+            for r in rows
+        ],
+    )  # fmt: skip

@@ -57,8 +57,7 @@ def summary_text(answers: Answers, *, study: str) -> str:
 
 
 def _table(title: str, cells: Sequence[Cell], answers: Answers, *, first: str) -> str:
-    from eval.report_answers import DIGITS, number, plus_minus
-    from eval.report_figures import AXIS_NAMES
+    from eval.words import AXIS_NAMES, DIGITS, number, plus_minus
 
     columns = [*answers.arms, *answers.ceilings]
     rows = [[title, *columns]]

@@ -19,11 +19,13 @@ import pytest
 
 from eval import artifacts
 from eval.config import PrimaryConfig, ReportConfig
-from eval.report import doubt, report
-from eval.report_answers import ScoreTable, plus_minus
+from eval.report import report
+from eval.report_headline import doubt
 from eval.report_pictures import DRAWN, GREATEST, LEAST, choose
+from eval.report_rows import ScoreTable
 from eval.stats import Rows, cluster_means, t_interval
 from eval.summary import PAGE, SUMMARY, summarise
+from eval.words import plus_minus
 from launch.errors import ArtifactError, InputError
 from launch.manifest import (
     Input,
@@ -875,8 +877,56 @@ def test_an_unknown_arm_in_the_primary_comparison_is_refused(tmp_path: Path) -> 
         write_report(tmp_path / "report", wrong)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_an_added_section_is_on_the_page_in_the_navigation_and_among_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eval import report_sections
+    from eval.report_sections import Section
+    from eval.table import Table, Value
+
+    def about(opened: Any, cfg: ReportConfig) -> Section:
+        num = opened.scores.table.num_rows
+        rows = Table(
+            name="about", title="About", columns=["rows"], rows=[[Value(f"{num:,}")]],
+            records=[{"rows": num}],
+        )  # fmt: skip
+        words = [f"Of {cfg.study}: {SCRIPT}"]
+        return Section(id="about", name="About", title="About it", words=words, tables=[rows])
+
+    monkeypatch.setattr(report_sections, "ADDED", (about, lambda *_: None))
+    folder, cfg = make_report(tmp_path, replace(CONTROL, pairs=6))
+    page = (folder / PAGE).read_text()
+    assert '<a href="#about">About</a>' in page
+    assert (
+        page.index('id="caption-quality"') < page.index('id="about"') < page.index('id="quality"')
+    )
+    assert SCRIPT not in page
+    num = artifacts.open_scores(cfg.scores).table.num_rows
+    assert records(folder, "about") == [{"rows": str(num)}]
+    assert "tables/about.csv" in {p.name for p in read_manifest(folder).parts}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_an_added_section_reads_is_an_input_of_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eval import report_sections
+
+    @dataclass(frozen=True, kw_only=True)
+    class More(ReportConfig):
+        extra: Path | None = None
+
+    monkeypatch.setattr(report_sections, "INPUTS", {"extra": ("autoencoder", 1)})
+    cfg = build(tmp_path, replace(CONTROL, pairs=6))
+    without = write_report(tmp_path / "without", More(**vars(cfg)))
+    folder = write_report(tmp_path / "with", More(**vars(cfg), extra=cfg.autoencoder))
+    assert "extra" not in {i.role for i in read_manifest(without).inputs}
+    assert "extra" in {i.role for i in read_manifest(folder).inputs}
+
+
 def test_a_formula_in_a_caption_stays_text_in_a_spreadsheet() -> None:
-    from eval.report_tables import Table
+    from eval.table import Table
 
     table = Table(name="t", title="", columns=[], rows=[], records=[{"prompt": "=1+1", "x": -1.5}])
     assert table.csv() == b"prompt,x\n'=1+1,-1.5\n"

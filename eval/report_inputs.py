@@ -1,0 +1,112 @@
+"""What the report reads, opened and refused unless all of it belongs together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from eval.artifacts import (
+    CAPTIONS_REPORT,
+    CAPTIONS_REPORT_VERSION,
+    JUDGE,
+    JUDGE_VERSION,
+    SCORES,
+    SCORES_VERSION,
+    CaptionsReport,
+    Judge,
+    Scores,
+    open_captions_report,
+    open_judge,
+    open_scores,
+)
+from eval.config import ReportConfig
+from eval.report_provenance import Stage, walk
+from eval.report_rows import ScoreTable
+from launch.errors import ArtifactError, InputError
+from launch.run import Run
+from recap.artifacts import CAPTIONER, IMAGES, Images, open_images
+from t2i.artifacts import (
+    AUTOENCODER,
+    GENERATIONS,
+    PROMPTS,
+    Generations,
+    Prompts,
+    open_generations,
+    open_prompts,
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Everything that the report reads."""
+
+    scores: Scores
+    generations: list[Generations]
+    prompts: Prompts
+    images: Images
+    captions: CaptionsReport
+    judge: Judge
+    stages: list[Stage]
+
+    @cached_property
+    def table(self) -> ScoreTable:
+        """Return the score rows by what they measure."""
+        return ScoreTable(self.scores.table)
+
+
+def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
+    """Open every input, and name it in the manifest."""
+    run.input("scores", cfg.scores, artifact=SCORES, version=SCORES_VERSION)
+    for folder in cfg.generations:
+        run.input("generations", folder, artifact=GENERATIONS)
+    run.input("prompts", cfg.prompts, artifact=PROMPTS)
+    run.input("images", cfg.images, artifact=IMAGES)
+    run.input("captions", cfg.captions, artifact=CAPTIONS_REPORT, version=CAPTIONS_REPORT_VERSION)
+    run.input("judge", cfg.judge, artifact=JUDGE, version=JUDGE_VERSION)
+    run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+    for folder in cfg.captioners:
+        run.input("captioner", folder, artifact=CAPTIONER)
+    return Opened(
+        scores=open_scores(cfg.scores),
+        generations=[open_generations(folder) for folder in cfg.generations],
+        prompts=open_prompts(cfg.prompts),
+        images=open_images(cfg.images),
+        captions=open_captions_report(cfg.captions),
+        judge=open_judge(cfg.judge),
+        stages=walk(run.inputs),
+    )
+
+
+def refuse_other_scores(opened: Opened) -> None:
+    """Refuse scores of other pictures, prompts or another judge than those given."""
+    scores = opened.scores.manifest
+    read = {i.digest for i in scores.inputs}
+    given = [("judge", opened.judge.manifest), ("prompts", opened.prompts.manifest)]
+    given += [("generations", g.manifest) for g in opened.generations]
+    for role, manifest in given:
+        if manifest.digest not in read:
+            raise ArtifactError(
+                f"{scores.folder}: was not made with the {role} of {manifest.folder} "
+                f"(digest {manifest.digest[:12]}); scores of different inputs are never mixed. "
+                "Score again, or name the inputs that these scores were made with."
+            )
+    table = opened.scores.table
+    scored = set(table["generation_id"].unique().to_pylist())
+    known: set[str] = set()
+    for generations in opened.generations:
+        ids = set(generations.table["generation_id"].to_pylist())
+        absent = sorted(ids - scored)
+        if absent:
+            raise ArtifactError(
+                f"{scores.folder}: {len(absent):,} pictures of {generations.manifest.folder} have "
+                f"no score, {absent[0]} first; a mean over what happens to be there is no mean. "
+                "Score them again."
+            )
+        known |= ids
+    arms = set(opened.table.arms)
+    unknown = sorted(arms - {g.arm for g in opened.generations})
+    if unknown:
+        raise InputError(
+            f"{scores.folder}: holds arm {unknown[0]!r}, of which no generations are given; "
+            "name the generations of every arm that was scored."
+        )

@@ -1,0 +1,200 @@
+"""Score rows by what they measure: the one place where the report reads `scores.parquet`.
+
+N rows of the table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
+from eval.config import PrimaryConfig
+from eval.stats import Rows, pair_rows
+from launch.errors import InputError
+
+CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)
+"""Arms that are no models: what real pictures score, bare and through the autoencoder."""
+
+SCALE = {"clip_similarity": 1.0, "clip_distance": 1.0, "claims_held": 100.0}
+"""Factor from stored to printed values: shares are printed as percentages."""
+
+METRIC_OF = {"prompt_following": "claims_held", "clip_similarity": "clip_similarity"}
+"""Metric in the scores for each measure that a study may name as primary."""
+
+
+class Measure(NamedTuple):
+    """What is measured: a metric on the pictures of one prompt style."""
+
+    metric: str
+    style: str
+    scoring: str | None = None
+    """Style of the text that scores; None for claims."""
+
+    axis: str | None = None
+    """Axis of claims; None for all together."""
+
+
+class ScoreTable:
+    """The rows of `scores.parquet`, found by what they measure.
+
+    A scoring caption that is the prompt itself goes by the prompt's style, so that it is printed
+    once however it was stored.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._code: dict[str, np.ndarray] = {}
+        self._names: dict[str, list[Any]] = {}
+        scoring = pc.if_else(
+            pc.equal(table["scoring"], PROMPT_SCORING), table["prompt_style"], table["scoring"]
+        )
+        strings = {n: table[n] for n in ("arm", "pair_id", "prompt_id", "prompt_style", "metric")}
+        strings |= {"scoring": scoring, "axis": table["axis"]}
+        for name, column in strings.items():
+            encoded = pc.fill_null(column, "").combine_chunks()
+            if isinstance(encoded, pa.ChunkedArray):
+                encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([])
+            encoded = encoded.cast(pa.string()).dictionary_encode()
+            self._code[name] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            self._names[name] = encoded.dictionary.to_pylist()
+        for name in ("model_seed", "seed", "samples_seen", "value"):
+            self._code[name] = table[name].to_numpy()
+        self._groups = self._group()
+
+    def _group(self) -> dict[tuple[Any, ...], np.ndarray]:
+        """Return the row numbers of every (metric, style, scoring, axis, arm, samples_seen)."""
+        names = ("metric", "prompt_style", "scoring", "axis", "arm", "samples_seen")
+        columns = [self._code[n] for n in names]
+        order = np.lexsort(columns[::-1])
+        if not len(order):
+            return {}
+        stacked = np.stack([c[order] for c in columns])
+        starts = np.flatnonzero(np.r_[True, (stacked[:, 1:] != stacked[:, :-1]).any(axis=0)])
+        groups = {}
+        for rows in np.split(order, starts[1:]):
+            key = tuple(
+                self._names[n][self._code[n][rows[0]]] if n in self._names
+                else int(self._code[n][rows[0]])
+                for n in names
+            )  # fmt: skip
+            groups[key] = rows
+        return groups
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Return the arms that are models, sorted."""
+        return sorted({key[4] for key in self._groups} - set(CEILINGS))
+
+    @cached_property
+    def ceilings(self) -> list[str]:
+        """Return the arms that are not."""
+        found = {key[4] for key in self._groups}
+        return [c for c in CEILINGS if c in found]
+
+    @cached_property
+    def measures(self) -> list[Measure]:
+        """Return everything measured, in a fixed order."""
+        found = {key[:4] for key in self._groups if key[4] not in CEILINGS}
+        return [Measure(m, s, c or None, a or None) for m, s, c, a in sorted(found)]
+
+    @cached_property
+    def moments(self) -> dict[str, list[int]]:
+        """Return the snapshots of every arm, earliest first."""
+        seen: dict[str, set[int]] = {}
+        for key in self._groups:
+            seen.setdefault(key[4], set()).add(key[5])
+        return {arm: sorted(moments) for arm, moments in seen.items()}
+
+    def prompt_name(self, code: int) -> str:
+        """Return the `prompt_id` behind a code."""
+        return str(self._names["prompt_id"][int(code)])
+
+    def pair_name(self, code: int) -> str:
+        """Return the `pair_id` behind a code."""
+        return str(self._names["pair_id"][int(code)])
+
+    def rows(self, measure: Measure, arm: str, *, samples_seen: int | None = None) -> Rows | None:
+        """Return one arm's rows at one moment, the last unless told, or None if there are none.
+
+        The rows hold codes for pairs and prompts; `pair_name` and `prompt_name` resolve them.
+        """
+        if arm not in self.moments:
+            return None
+        moment = self.moments[arm][-1] if samples_seen is None else samples_seen
+        key = (measure.metric, measure.style, measure.scoring or "", measure.axis or "")
+        at = self._groups.get((*key, arm, moment))
+        if at is None:
+            return None
+        names = ("pair_id", "prompt_id", "model_seed", "seed", "value")
+        pair, prompt, model_seed, seed, value = (self._code[n][at] for n in names)
+        if measure.scoring == measure.style:
+            # The prompt as scoring text may have been stored under both of its names.
+            keep = self._first_of_each(prompt, model_seed, seed)
+            pair, prompt, model_seed, seed, value = (
+                c[keep] for c in (pair, prompt, model_seed, seed, value)
+            )
+        return Rows(pair, prompt, model_seed, seed, value * SCALE.get(measure.metric, 1.0))
+
+    @staticmethod
+    def _first_of_each(*columns: Any) -> Any:
+        """Return the places at which every combination of the columns first occurs."""
+        key = np.zeros(len(columns[0]), np.int64)
+        for column in columns:
+            values, code = np.unique(column, return_inverse=True)
+            key = key * len(values) + code
+        return np.sort(np.unique(key, return_index=True)[1])
+
+    def paired(self, measure: Measure, arm: str, than: str) -> Any:
+        """Return the differences `arm` - `than` at the last moment, or None if either has none."""
+        one, other = self.rows(measure, arm), self.rows(measure, than)
+        if one is None and other is None:
+            return None
+        if one is None or other is None:
+            absent = arm if one is None else than
+            raise InputError(
+                f"scores: arm {absent} has no rows for {describe(measure)}, arm "
+                f"{than if one is None else arm} has. Score the generations of both."
+            )
+        return pair_rows(one, other, names=(arm, than), name_of=self.prompt_name)
+
+
+def describe(measure: Measure) -> str:
+    """Name a measure in words, for messages and tables."""
+    match measure.metric:
+        case "claims_held":
+            what = f"claims that hold ({measure.axis or 'all axes'})"
+        case "clip_similarity":
+            what = f"CLIP similarity with the {measure.scoring} caption"
+        case "clip_distance":
+            what = f"CLIP distance to the {measure.scoring} caption"
+        case other:
+            what = other
+    return f"{what}, {measure.style} prompts"
+
+
+def primary_measure(primary: PrimaryConfig) -> Measure:
+    """Return what the study named as its measure."""
+    if primary.metric not in METRIC_OF:
+        raise InputError(
+            f"primary.metric: {primary.metric!r} is unknown; expected one of {', '.join(METRIC_OF)}"
+        )
+    if primary.metric == "prompt_following":
+        return Measure("claims_held", primary.style)
+    scoring = primary.style if primary.scoring in (None, PROMPT_SCORING) else primary.scoring
+    return Measure("clip_similarity", primary.style, scoring)
+
+
+def order_arms(primary: PrimaryConfig, listed: Iterable[str]) -> list[str]:
+    """Put the reference arm, that which the primary comparison starts from, first."""
+    arms = list(dict.fromkeys(listed))
+    for name in (primary.better, primary.than):
+        if name not in arms:
+            raise InputError(
+                f"primary: no arm is called {name!r}; the scores hold {', '.join(arms) or 'none'}"
+            )
+    return [primary.than, *(a for a in arms if a != primary.than)]

@@ -1,0 +1,96 @@
+"""Numbers, intervals and measures in words, the same on the page, in the summary and in figures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eval.report_rows import Measure
+from eval.stats import Comparison, Interval
+
+MINUS = "\N{MINUS SIGN}"
+
+NOTHING = "\N{EN DASH}"
+"""Shown where there is no value."""
+
+DIGITS = {"clip_similarity": 2, "clip_distance": 4, "claims_held": 1}
+"""Decimals that are printed."""
+
+AXIS_NAMES = {
+    "objects": "objects and background",
+    "number_place": "number and place",
+    "colour_size": "colour and size",
+    "words": "displayed words",
+    "all": "all axes",
+}
+"""Axes of claims in words."""
+
+
+def number(value: float, digits: int) -> str:
+    """Print a number with a real minus sign, and none before a zero."""
+    if not np.isfinite(value):
+        return "unknown" if np.isnan(value) else ("∞" if value > 0 else f"{MINUS}∞")
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS)
+
+
+def plus_minus(interval: Interval, digits: int) -> str:
+    """Print half of a mean's interval; nothing where it is unbounded.
+
+    Values that are all alike show no spread to make an interval of, however few they are: their
+    number is said instead of a width of zero.
+    """
+    if not np.isfinite(interval.half_width):
+        return ""
+    if interval.standard_error == 0:
+        return f"(all {interval.df + 1:.0f})"
+    return f"±{number(interval.half_width, digits)}"
+
+
+def bracket(interval: Interval, digits: int, *, sign: int = 1) -> str:
+    """Print an interval's ends; with sign -1, those of the negated quantity."""
+    low, high = (interval.low, interval.high) if sign > 0 else (-interval.high, -interval.low)
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def p_value(p: float | None) -> str:
+    """Show a p-value; none is ever shown as zero."""
+    if p is None:
+        return NOTHING
+    return "< 0.0001" if p < 0.0001 else number(p, 4)
+
+
+def name_of_axis(axis: str | None) -> str:
+    """Name an axis of claims in words."""
+    return AXIS_NAMES.get(axis or "all", axis or "all")
+
+
+def name_of(measure: Measure) -> str:
+    """Name what a comparison is about."""
+    return "prompt following" if measure.metric == "claims_held" else "CLIP similarity"
+
+
+def detail_of(measure: Measure) -> str:
+    """Say what exactly was measured."""
+    if measure.metric == "claims_held":
+        return f"claims of {measure.style} prompts that hold"
+    text = (
+        "the prompt itself" if measure.scoring == measure.style else f"{measure.scoring} captions"
+    )
+    return f"cosine x 100 of {measure.style} prompts' pictures with {text}"
+
+
+def unit_of(measure: Measure) -> str:
+    """Name the unit of a difference."""
+    return "percentage points" if measure.metric == "claims_held" else "points"
+
+
+def basis(comparison: Comparison) -> str:
+    """Say what an interval was taken over and what it takes as given."""
+    prompts = f"{comparison.num_prompts:,} prompt{'s' if comparison.num_prompts != 1 else ''}"
+    seeds = comparison.num_seeds
+    if comparison.with_seeds is not None:
+        return f"95% interval over {prompts} and {seeds} training seeds"
+    models = "the one trained model" if seeds == 1 else f"the {seeds} trained models"
+    return f"95% interval over {prompts}, given {models} of each arm"
