@@ -24,7 +24,9 @@ from eval.first_stage import reconstruct
 from eval.fit_clip import SHIFT, fit_clip
 from eval.fit_loop import AVERAGE_DECAY, WEIGHT_DECAY
 from eval.fit_recogniser import BLUR, LATENT_JITTER, NOISE, fit_recogniser
+from eval.reading import Reading, layouts
 from eval.stats import wilson_interval
+from eval.verdicts import tally, verdicts
 from launch import keyed
 from launch.checkpoint import FOLDER
 from launch.errors import ArtifactError, ConfigError
@@ -295,7 +297,7 @@ def recogniser_quality(
 
 
 def read_accuracy(
-    readings: Sequence[recogniser.Reading], true: Sequence[Sequence[Claim]]
+    readings: Sequence[Reading], true: Sequence[Sequence[Claim]]
 ) -> dict[str, dict[str, Any]]:
     """Compare readings with the truth, by axis."""
     held = dict.fromkeys(AXES, 0)
@@ -304,14 +306,14 @@ def read_accuracy(
     false_held = dict.fromkeys(AXES, 0)
     false_total = dict.fromkeys(AXES, 0)
     for row, (reading, claims) in enumerate(zip(readings, true, strict=True)):
-        for axis, found in recogniser.tally(recogniser.verdicts(claims, reading)).items():
+        for axis, found in tally(verdicts(claims, reading)).items():
             total[axis] += found.total
             held[axis] += found.held
             abstained[axis] += found.abstained
         others = true[(row + 1) % len(true)]
-        truth = recogniser.layouts(claims)[0]
-        should = recogniser.verdicts(others, truth)
-        does = recogniser.verdicts(others, reading)
+        truth = layouts(claims)[0]
+        should = verdicts(others, truth)
+        does = verdicts(others, reading)
         for expected, seen in zip(should, does, strict=True):
             if expected.is_held is False:
                 false_total[expected.axis] += 1

@@ -1,14 +1,11 @@
-"""Reads what a small scene shows, and says which of a prompt's claims hold in it.
+"""A small network that reads what a scene shows.
 
-The recogniser looks at each quadrant (empty, which object, or a sign; colour, size, texture;
-letters) and at the background. What it is not sure of it leaves unread. `verdicts` then checks the
-claims of a prompt against the reading, exactly as they are said and never more: objects beyond
-those claimed do not count against a picture. The attributes of a claim must hold on the same
-objects, so claims and objects are matched as favourably as they can be, no object twice.
+It looks at each quadrant (empty, which object, or a sign; colour, size, texture; letters) and at
+the background. What it is not sure of it leaves unread. It knows the embedded world and nothing
+else; how well it reads is measured by `eval fit-judge`, what follows of a reading for a prompt is
+decided in `eval/verdicts.py`.
 
-It knows the embedded world and nothing else; how well it reads is measured by `eval fit-judge`.
-
-B pictures, S pixels a side, Q = 4 quadrants, K classes of a head
+B pictures, S pixels a side, Q = 4 quadrants, K classes of a head, Y layouts, H heads
 """
 
 from __future__ import annotations
@@ -16,8 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,10 +22,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eval.reading import EMPTY, SIGN, UNREAD, Cell, Reading, layouts
 from launch.errors import ArtifactError
 from launch.manifest import write_bytes, write_json
 from recap.claims import (
-    AXES,
     BACKGROUNDS,
     COLOURS,
     LETTERS,
@@ -43,14 +38,8 @@ from recap.claims import (
 )
 
 CONFIG_NAME = "config.json"
+
 WEIGHTS_NAME = "model.safetensors"
-
-UNREAD: Final = "?"
-"""Stands for what the recogniser would not say."""
-
-EMPTY: Final = "empty"
-SIGN: Final = "sign"
-BACKGROUND: Final = "background"
 
 CELL_HEADS: Final = {
     "object": (EMPTY, *OBJECTS, SIGN),
@@ -70,283 +59,6 @@ IGNORED: Final = -1
 
 MAX_LAYOUTS: Final = 4
 """Pictures that one list of true claims may describe: a group of three has no stated place."""
-
-AXIS_OF: Final = {
-    "object": "objects",
-    "background": "objects",
-    "count": "number_place",
-    "position": "number_place",
-    "colour": "colour_size",
-    "size": "colour_size",
-    "texture": "colour_size",
-    "text": "words",
-}
-"""Axis of every statement that a claim makes."""
-
-ATTRIBUTES: Final = ("count", "position", "colour", "size", "texture", "text")
-
-_REGIONS: Final = {
-    **{name: frozenset({index}) for index, name in enumerate(QUADRANTS)},
-    "top": frozenset({0, 1}),
-    "bottom": frozenset({2, 3}),
-    "left": frozenset({0, 2}),
-    "right": frozenset({1, 3}),
-}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one quadrant shows. `UNREAD` is not known, None does not apply."""
-
-    object: str = EMPTY
-    colour: str | None = None
-    size: str | None = None
-    texture: str | None = None
-    text: str | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a picture shows: its quadrants, row by row, and its background."""
-
-    cells: tuple[Cell, Cell, Cell, Cell]
-    background: str = UNREAD
-
-
-class Verdict(NamedTuple):
-    """Whether one statement of one claim holds; None where the reading is not sure."""
-
-    claim: int
-    """Place of the claim in the prompt's list."""
-
-    axis: str
-    name: str
-    """`object`, `background` or the attribute."""
-
-    is_held: bool | None
-
-
-# --------------------------------------------------------------------------- checking claims
-
-
-def verdicts(claims: Sequence[Claim], reading: Reading) -> list[Verdict]:
-    """Check every statement of a prompt's claims against a reading.
-
-    A claimed group is matched with quadrants that show its kind; of all ways to match, no quadrant
-    used twice, the one under which most statements hold is taken. A claim that finds no quadrant
-    fails in all that it says, unless an unread quadrant could be what it speaks of.
-    """
-    return [
-        Verdict(claim=index, axis=AXIS_OF[name], name=name, is_held=is_held)
-        for index, found in enumerate(_best(tuple(claims), reading))
-        for name, is_held in found
-    ]
-
-
-def holds(claim: Claim, reading: Reading, *, axis: str) -> bool | None:
-    """Say whether all that one claim says on one axis holds; None where unread or unsaid."""
-    found = [v.is_held for v in verdicts([claim], reading) if v.axis == axis]
-    if False in found:
-        return False
-    return None if None in found or not found else True
-
-
-class Tally(NamedTuple):
-    """Statements of a prompt on one axis."""
-
-    total: int = 0
-    held: int = 0
-    abstained: int = 0
-
-
-def tally(found: Sequence[Verdict]) -> dict[str, Tally]:
-    """Count verdicts by axis; axes on which nothing was said are left out."""
-    counts: dict[str, list[int]] = {}
-    for verdict in found:
-        count = counts.setdefault(verdict.axis, [0, 0, 0])
-        count[0] += 1
-        count[1] += verdict.is_held is True
-        count[2] += verdict.is_held is None
-    return {axis: Tally(*counts[axis]) for axis in AXES if axis in counts}
-
-
-_Found = tuple[tuple[str, bool | None], ...]
-
-
-@lru_cache(maxsize=65536)
-def _best(claims: tuple[Claim, ...], reading: Reading) -> tuple[_Found, ...]:
-    """Match claims with disjoint sets of quadrants so that most statements hold."""
-    options = [_options(claim, reading) for claim in claims]
-
-    @cache
-    def search(index: int, used: frozenset[int]) -> tuple[int, int, tuple[_Found, ...]]:
-        """Return statements held, statements not refuted, and what was found, from `index` on."""
-        if index == len(claims):
-            return 0, 0, ()
-        best: tuple[int, int, tuple[_Found, ...]] | None = None
-        for cells, found in options[index]:
-            if cells & used:
-                continue
-            held, open_, rest = search(index + 1, used | cells)
-            held += sum(is_held is True for _, is_held in found)
-            open_ += sum(is_held is not False for _, is_held in found)
-            if best is None or (held, open_) > best[:2]:
-                best = (held, open_, (found, *rest))
-        assert best is not None, "the option that uses no quadrant is always open"
-        return best
-
-    return search(0, frozenset())[2]
-
-
-def _options(claim: Claim, reading: Reading) -> list[tuple[frozenset[int], _Found]]:
-    """Return the sets of quadrants that a claim may speak of, and what holds for each."""
-    if claim.object == BACKGROUND:
-        if claim.colour is None:
-            return [(frozenset(), ())]
-        is_held = None if reading.background == UNREAD else claim.colour == reading.background
-        return [(frozenset(), ((BACKGROUND, is_held),))]
-    cells = reading.cells
-    of_kind = [i for i, cell in enumerate(cells) if cell.object == claim.object]
-    sets: list[frozenset[int]] = []
-    if claim.object == SIGN:
-        sets += [frozenset({i}) for i in of_kind]
-    else:
-        # Those that are exactly as said, then each colour's, then all of the kind.
-        sets.append(frozenset(i for i in of_kind if _is_as_said(claim, cells[i])))
-        for colour in dict.fromkeys(cells[i].colour for i in of_kind):
-            sets.append(frozenset(i for i in of_kind if cells[i].colour == colour))
-        sets.append(frozenset(of_kind))
-    options = [(chosen, _check(claim, reading, chosen)) for chosen in dict.fromkeys(sets) if chosen]
-    return [*options, (frozenset(), _check_absent(claim, reading))]
-
-
-def _is_as_said(claim: Claim, cell: Cell) -> bool:
-    return all(
-        getattr(claim, name) in (None, getattr(cell, name))
-        for name in ("colour", "size", "texture")
-    )
-
-
-def _check_absent(claim: Claim, reading: Reading) -> _Found:
-    """Nothing is left to match: false, unless an unread quadrant may show it."""
-    is_known = claim.object in OBJECTS or claim.object == SIGN
-    is_open = not is_known or any(cell.object == UNREAD for cell in reading.cells)
-    value = None if is_open else False
-    said = [name for name in ATTRIBUTES if getattr(claim, name) is not None]
-    return tuple((name, value) for name in ("object", *said))
-
-
-def _check(claim: Claim, reading: Reading, chosen: frozenset[int]) -> _Found:
-    found: list[tuple[str, bool | None]] = [("object", True)]
-    cells = [reading.cells[i] for i in sorted(chosen)]
-    if claim.count is not None:
-        missing = claim.count - len(cells)
-        num_unread = sum(cell.object == UNREAD for cell in reading.cells)
-        is_open = 0 < missing <= num_unread
-        found.append(("count", None if is_open else missing == 0))
-    if claim.position is not None:
-        region = _REGIONS.get(claim.position)
-        found.append(("position", None if region is None else chosen <= region))
-    for name in ("colour", "size", "texture", "text"):
-        wanted = getattr(claim, name)
-        if wanted is not None:
-            found.append((name, _majority([getattr(cell, name) for cell in cells], wanted)))
-    return tuple(found)
-
-
-def _majority(values: Sequence[str | None], wanted: str) -> bool | None:
-    """Say whether more than half of the objects have a value; None where unread ones decide."""
-    num_right = sum(value == wanted for value in values)
-    num_unread = sum(value == UNREAD for value in values)
-    if 2 * num_right > len(values):
-        return True
-    return None if 2 * (num_right + num_unread) > len(values) else False
-
-
-# --------------------------------------------------------------------------- claims -> targets
-
-
-def layouts(claims: Sequence[Claim]) -> list[Reading]:
-    """Return every picture of the world that true claims may describe.
-
-    A group of three has no place in its claim, so up to four pictures fit.
-
-    Args:
-        claims: The truth of one picture: every group, the sign and the background.
-    """
-    background = next((c.colour for c in claims if c.object == BACKGROUND), None) or UNREAD
-    groups = [claim for claim in claims if claim.object != BACKGROUND]
-    places = [_places(claim) for claim in groups]
-    found = []
-    for choice in product(*places):
-        taken = [i for cells in choice for i in cells]
-        if len(set(taken)) < len(taken):
-            continue
-        cells = [Cell()] * len(QUADRANTS)
-        for claim, chosen in zip(groups, choice, strict=True):
-            for i in chosen:
-                cells[i] = Cell(
-                    object=claim.object,
-                    colour=claim.colour,
-                    size=claim.size,
-                    texture=claim.texture,
-                    text=claim.text,
-                )
-        found.append(Reading(cells=(cells[0], cells[1], cells[2], cells[3]), background=background))
-    return list(dict.fromkeys(found))
-
-
-def _places(claim: Claim) -> list[tuple[int, ...]]:
-    from itertools import combinations
-
-    count = 1 if claim.object == SIGN else (claim.count or 1)
-    region = _REGIONS[claim.position] if claim.position else frozenset(range(len(QUADRANTS)))
-    return list(combinations(sorted(region), count))
-
-
-class Targets(NamedTuple):
-    """Classes of every head under every picture that the claims of one may describe.
-
-    Pictures with fewer than `MAX_LAYOUTS` have their last one repeated.
-    """
-
-    cells: Int64[np.ndarray, "Y Q H"]
-    background: int
-
-
-def targets(claims: Sequence[Claim]) -> Targets:
-    """Return what the heads should read of a picture with these claims.
-
-    Raises:
-        ArtifactError: No picture of the world fits the claims.
-    """
-    fitting = layouts(claims)
-    if not 1 <= len(fitting) <= MAX_LAYOUTS:
-        raise ArtifactError(
-            f"claims {to_json(claims)}: {len(fitting)} arrangements of the quadrants fit them, "
-            f"expected 1 to {MAX_LAYOUTS}; a recogniser is fitted on the embedded world alone."
-        )
-    padded = fitting + fitting[-1:] * (MAX_LAYOUTS - len(fitting))
-    cells = [[_cell_targets(cell) for cell in reading.cells] for reading in padded]
-    background = fitting[0].background
-    return Targets(
-        cells=np.array(cells, np.int64),
-        background=BACKGROUNDS.index(background) if background in BACKGROUNDS else IGNORED,
-    )
-
-
-def _cell_targets(cell: Cell) -> list[int]:
-    letters: list[str | None] = [None, None]
-    if cell.object == SIGN and cell.text:
-        letters = [cell.text[0], cell.text[1] if len(cell.text) > 1 else ""]
-    values = (cell.object, cell.colour, cell.size, cell.texture, *letters)
-    return [
-        classes.index(value) if value in classes else IGNORED
-        for value, classes in zip(values, CELL_HEADS.values(), strict=True)
-    ]
-
-
-# --------------------------------------------------------------------------- the network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,6 +128,48 @@ class Recogniser(nn.Module):
 
 def _after(channels: int) -> list[nn.Module]:
     return [nn.GroupNorm(8, channels), nn.SiLU()]
+
+
+class Targets(NamedTuple):
+    """Classes of every head under every picture that the claims of one may describe.
+
+    Pictures with fewer than `MAX_LAYOUTS` have their last one repeated.
+    """
+
+    cells: Int64[np.ndarray, "Y Q H"]
+    background: int
+
+
+def targets(claims: Sequence[Claim]) -> Targets:
+    """Return what the heads should read of a picture with these claims.
+
+    Raises:
+        ArtifactError: No picture of the world fits the claims.
+    """
+    fitting = layouts(claims)
+    if not 1 <= len(fitting) <= MAX_LAYOUTS:
+        raise ArtifactError(
+            f"claims {to_json(claims)}: {len(fitting)} arrangements of the quadrants fit them, "
+            f"expected 1 to {MAX_LAYOUTS}; a recogniser is fitted on the embedded world alone."
+        )
+    padded = fitting + fitting[-1:] * (MAX_LAYOUTS - len(fitting))
+    cells = [[_cell_targets(cell) for cell in reading.cells] for reading in padded]
+    background = fitting[0].background
+    return Targets(
+        cells=np.array(cells, np.int64),
+        background=BACKGROUNDS.index(background) if background in BACKGROUNDS else IGNORED,
+    )
+
+
+def _cell_targets(cell: Cell) -> list[int]:
+    letters: list[str | None] = [None, None]
+    if cell.object == SIGN and cell.text:
+        letters = [cell.text[0], cell.text[1] if len(cell.text) > 1 else ""]
+    values = (cell.object, cell.colour, cell.size, cell.texture, *letters)
+    return [
+        classes.index(value) if value in classes else IGNORED
+        for value, classes in zip(values, CELL_HEADS.values(), strict=True)
+    ]
 
 
 def loss(
@@ -506,9 +260,6 @@ def _cell(values: dict[str, str]) -> Cell:
             texture=values["texture"],
         )
     return Cell(object=kind)
-
-
-# --------------------------------------------------------------------------- on disk
 
 
 def save_recogniser(folder: Path, model: Recogniser) -> list[str]:

@@ -28,6 +28,8 @@ from eval import artifacts, clip, recogniser
 from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
 from eval.config import ScoreConfig
 from eval.first_stage import reconstruct
+from eval.reading import Reading
+from eval.verdicts import Tally, tally, verdicts
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import SCRATCH, digest_file, write_parquet
 from launch.parts import pending
@@ -437,19 +439,17 @@ def _add_claims(
     columns: dict[str, list[Any]],
     arm: Arm,
     rows: Sequence[int],
-    readings: Sequence[recogniser.Reading],
+    readings: Sequence[Reading],
     scorer: Scorer,
 ) -> None:
     for row, reading in zip(rows, readings, strict=True):
         claims = scorer.claims.get(arm.prompts[row].prompt_id)
         if claims is None:
             continue
-        by_axis: dict[str | None, recogniser.Tally] = dict(
-            recogniser.tally(recogniser.verdicts(claims, reading))
-        )
+        by_axis: dict[str | None, Tally] = dict(tally(verdicts(claims, reading)))
         together = [by_axis[axis] for axis in AXES if axis in by_axis and axis in scorer.measurable]
         if together:
-            by_axis[None] = recogniser.Tally(*map(sum, zip(*together, strict=True)))
+            by_axis[None] = Tally(*map(sum, zip(*together, strict=True)))
         for axis, found in by_axis.items():
             for metric, value in (
                 ("claims_held", found.held / found.total),

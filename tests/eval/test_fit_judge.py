@@ -10,6 +10,7 @@ import pytest
 
 from eval import artifacts, clip, fit_judge, recogniser
 from eval.config import ClipSizeConfig, FitJudgeConfig
+from eval.reading import UNREAD, Cell, Reading, layouts
 from launch.checkpoint import Checkpoints
 from launch.errors import ArtifactError, ConfigError, StoppedError
 from launch.run import Run
@@ -172,7 +173,7 @@ def test_the_interval_of_a_share_is_wilsons(
 
 def test_a_perfect_reading_is_accurate_and_accepts_nothing_false(small_world: Any) -> None:
     true = [scene.claims for scene in small_world.scenes]
-    found = fit_judge.read_accuracy([recogniser.layouts(claims)[0] for claims in true], true)
+    found = fit_judge.read_accuracy([layouts(claims)[0] for claims in true], true)
     for axis in ("objects", "number_place", "colour_size"):
         assert found[axis]["accuracy"] == 1.0
         assert found[axis]["false_accept"] == 0.0
@@ -181,8 +182,8 @@ def test_a_perfect_reading_is_accurate_and_accepts_nothing_false(small_world: An
 
 def test_a_blind_recogniser_abstains_and_is_not_accurate(small_world: Any) -> None:
     true = [scene.claims for scene in small_world.scenes]
-    lost = recogniser.Cell(recogniser.UNREAD)
-    blind = recogniser.Reading(cells=(lost, lost, lost, lost))
+    lost = Cell(UNREAD)
+    blind = Reading(cells=(lost, lost, lost, lost))
     found = fit_judge.read_accuracy([blind] * len(true), true)
     assert found["objects"]["accuracy"] == 0.0
     assert found["objects"]["abstained"] == 1.0

@@ -12,6 +12,7 @@ import pytest
 from eval import artifacts, clip, recogniser
 from eval import score as scoring
 from eval.config import ScoreConfig
+from eval.verdicts import tally, verdicts
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
 from recap.claims import from_json
@@ -131,16 +132,16 @@ def test_claims_rows_are_the_recognisers_verdicts(
     row = small_world.sample_ids.index(prompt.pair_id)
     reading = recogniser.read(reader, small_world.pixels[[row]])[0]
     claims = from_json(prompt.claims or "")
-    expected = recogniser.tally(recogniser.verdicts(claims, reading))
+    expected = tally(verdicts(claims, reading))
     found = {
         (r["metric"], r["axis"]): r["value"]
         for r in scores.table.to_pylist()
         if r["arm"] == artifacts.PICTURES_ARM and r["prompt_id"] == prompt.prompt_id
     }
-    for axis, tally in expected.items():
-        assert found["claims_held", axis] == tally.held / tally.total
-        assert found["claims_total", axis] == tally.total
-        assert found["claims_abstained", axis] == tally.abstained
+    for axis, counted in expected.items():
+        assert found["claims_held", axis] == counted.held / counted.total
+        assert found["claims_total", axis] == counted.total
+        assert found["claims_abstained", axis] == counted.abstained
     together = [expected[a] for a in ("objects", "number_place", "colour_size") if a in expected]
     assert found["claims_total", None] == sum(t.total for t in together)  # words: not measurable
     assert found["claims_held", None] == sum(t.held for t in together) / found["claims_total", None]
