@@ -20,7 +20,7 @@ from __future__ import annotations
 import mmap
 import tarfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
@@ -117,17 +118,26 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     Raises:
         ArtifactError: It is absent or has other columns or another version.
     """
+    check_schema(path, schema)
+    return pq.read_table(path)
+
+
+def check_schema(path: Path, schema: pa.Schema) -> None:
+    """Read the foot of a parquet file that must have a schema of this module.
+
+    Raises:
+        ArtifactError: It is absent or has other columns or another version.
+    """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; the folder is not complete. Make it again.")
-    table = pq.read_table(path)
-    found = table.schema.remove_metadata()
-    metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k in schema.metadata}
+    stored = pq.read_schema(path)
+    found = stored.remove_metadata()
+    metadata = {k: v for k, v in (stored.metadata or {}).items() if k in schema.metadata}
     if not found.equals(schema.remove_metadata()) or metadata != schema.metadata:
         raise ArtifactError(
             f"{path}: has columns {', '.join(found.names)} of {metadata or 'no contract'}, "
             f"expected {', '.join(schema.names)} of {schema.metadata}. Make the folder again."
         )
-    return table
 
 
 # --- Images --------------------------------------------------------------------------------------
@@ -135,7 +145,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """An open images artifact. Rows are numbered as in `table`; shards are mapped when first read.
+    """An open images artifact. Rows are numbered as in `table`.
+
+    The index is read and shards are mapped when first asked for.
 
     N rows asked for, S side in pixels
     """
@@ -146,23 +158,30 @@ class Images:
     folder: Path
     """Folder of the artifact."""
 
-    table: pa.Table
-    """The whole index, INDEX_SCHEMA."""
-
     _maps: dict[str, mmap.mmap] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of pictures."""
-        return int(self.table.num_rows)
+        return int(pq.read_metadata(self.folder / INDEX).num_rows)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind when sent to another process."""
-        kept = ("manifest", "folder", "table")
+        kept = ("manifest", "folder")
         return {**{name: getattr(self, name) for name in kept}, "_maps": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the state as it was sent."""
         self.__dict__.update(state)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The whole index, INDEX_SCHEMA."""
+        return read_table(self.folder / INDEX, INDEX_SCHEMA)
+
+    def scan(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of the index block by block, which keeps none of it in memory."""
+        file = pq.ParquetFile(self.folder / INDEX)
+        yield from file.iter_batches(columns=list(columns))
 
     @cached_property
     def sample_ids(self) -> list[str]:
@@ -296,8 +315,8 @@ def open_images(folder: Path) -> Images:
     """
     folder = Path(folder)
     manifest = manifests.read_manifest(folder, artifact=IMAGES, version=VERSION)
-    table = read_table(folder / INDEX, INDEX_SCHEMA)
-    return Images(manifest=manifest, folder=folder, table=table)
+    check_schema(folder / INDEX, INDEX_SCHEMA)
+    return Images(manifest=manifest, folder=folder)
 
 
 class TarPlace(NamedTuple):
@@ -403,7 +422,7 @@ def write_caption_part(path: Path, rows: Iterable[CaptionRow]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """An open captions artifact."""
+    """An open captions artifact; its parts are read when first asked for."""
 
     manifest: Manifest
     """What the folder is and what it was made from."""
@@ -411,13 +430,30 @@ class Captions:
     folder: Path
     """Folder of the artifact."""
 
-    table: pa.Table
-    """Accepted captions of all parts, CAPTIONS_SCHEMA."""
+    @cached_property
+    def table(self) -> pa.Table:
+        """Accepted captions of all parts, CAPTIONS_SCHEMA."""
+        return _read_parts(self.folder, self.manifest, "parts/")
 
     @cached_property
     def kinds(self) -> list[str]:
         """Kinds that have at least one accepted caption, sorted."""
-        return sorted(set(self.table["kind"].to_pylist()))
+        found: set[str] = set()
+        for path in self._parts:
+            for block in pq.ParquetFile(path).iter_batches(columns=["kind"]):
+                found.update(block["kind"].unique().to_pylist())
+        return sorted(found)
+
+    def scan(self, kind: str) -> Iterator[pa.RecordBatch]:
+        """Yield `sample_id` and `text` of the accepted captions of a kind, block by block."""
+        for path in self._parts:
+            columns = ["sample_id", "text", "kind"]
+            for block in pq.ParquetFile(path).iter_batches(columns=columns):
+                yield block.filter(pc.equal(block["kind"], kind)).select(["sample_id", "text"])
+
+    @property
+    def _parts(self) -> list[Path]:
+        return _part_files(self.folder, self.manifest, "parts/")
 
     def texts(self, kind: str) -> dict[str, str]:
         """Give the accepted text of each picture, by sample_id.
@@ -459,10 +495,17 @@ def open_captions(folder: Path) -> Captions:
     """
     folder = Path(folder)
     manifest = manifests.read_manifest(folder, artifact=CAPTIONS, version=VERSION)
-    return Captions(manifest=manifest, folder=folder, table=_read_parts(folder, manifest, "parts/"))
+    for path in _part_files(folder, manifest, "parts/"):
+        check_schema(path, CAPTIONS_SCHEMA)
+    return Captions(manifest=manifest, folder=folder)
+
+
+def _part_files(folder: Path, manifest: Manifest, prefix: str) -> list[Path]:
+    return [
+        folder / name for name in sorted(p.name for p in manifest.parts) if name.startswith(prefix)
+    ]
 
 
 def _read_parts(folder: Path, manifest: Manifest, prefix: str) -> pa.Table:
-    names = sorted(p.name for p in manifest.parts if p.name.startswith(prefix))
-    tables = [read_table(folder / name, CAPTIONS_SCHEMA) for name in names]
+    tables = [read_table(path, CAPTIONS_SCHEMA) for path in _part_files(folder, manifest, prefix)]
     return pa.concat_tables(tables) if tables else CAPTIONS_SCHEMA.empty_table()

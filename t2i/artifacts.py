@@ -3,8 +3,8 @@
 What lies in each folder is said at its reader. Free of torch, so that a plan, `--help` and stage 3
 open these folders at once.
 
-N rows, H height, W width, C latent channels, h latent height, w latent width, T text tokens,
-D text width
+N rows, R rows of latents, M wanted rows, H height, W width, C latent channels, h latent height,
+w latent width, T text tokens, D text width
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from jaxtyping import Float, Int32, Int64, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
+from launch import identities
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, read_manifest, write_parquet
 from recap.artifacts import TEXT_ENCODER as TEXT_ENCODER
@@ -114,6 +115,12 @@ TEXT_STATES_SCHEMA = _schema(
 )
 
 
+def text_digests(texts: Iterable[str]) -> NDArray[Any]:
+    """Return the digests of some texts, packed (`launch.identities`)."""
+    found = b"".join(blake2b(text.encode("utf-8"), digest_size=16).digest() for text in texts)
+    return np.frombuffer(found, identities.PACKED)
+
+
 def text_digest(text: str) -> str:
     """Return the 32 hexadecimal digits by which a text is known (BLAKE2b-128 of its UTF-8)."""
     return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
@@ -138,17 +145,23 @@ def generation_id(
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a table of the contract `schema`, refusing another one by name."""
+    return _open_table(path, schema).read()
+
+
+def _open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+    """Open a table of the contract `schema`, refusing another one by name."""
     try:
         # Not `read_table`: it takes a folder name like `style=alt` above for a partition.
-        table = pq.ParquetFile(path, memory_map=True).read()
+        file = pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError:
         raise ArtifactError(
             f"{path}: the manifest is there, this table is not; make it again"
         ) from (None)
     except pa.ArrowInvalid as error:
         raise ArtifactError(f"{path}: not a readable parquet file ({error})") from error
-    found = {field.name: field.type for field in table.schema}
-    metadata = table.schema.metadata or {}
+    stored = file.schema_arrow
+    found = {field.name: field.type for field in stored}
+    metadata = stored.metadata or {}
     contract = {key: metadata.get(key) for key in (b"captionmix.artifact", b"captionmix.version")}
     # Further columns are welcome: a nullable one may be added without a new version.
     if contract != {key: schema.metadata[key] for key in contract} or any(
@@ -158,7 +171,22 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path}: has the columns {', '.join(found)} of {contract}, expected "
             f"{', '.join(schema.names)} of {schema.metadata}; make it again with this version"
         )
-    return table
+    return file
+
+
+def _read_arrays(file: pq.ParquetFile, identity: str, *numbers: str) -> list[NDArray[Any]]:
+    """Read a column of identities, packed, and columns of whole numbers, block by block."""
+    num_rows = file.metadata.num_rows
+    arrays: list[NDArray[Any]] = [np.empty(num_rows, identities.PACKED)]
+    arrays += [np.empty(num_rows, np.int64) for _ in numbers]
+    start = 0
+    for block in file.iter_batches(columns=[identity, *numbers]):
+        here = slice(start, start + len(block))
+        arrays[0][here] = identities.packed(block[identity])
+        for array, name in zip(arrays[1:], numbers, strict=True):
+            array[here] = block[name].to_numpy()
+        start = here.stop
+    return arrays
 
 
 # --------------------------------------------------------------------------- prompts
@@ -409,49 +437,45 @@ class Latents:
     """
 
     manifest: Manifest
-    table: pa.Table
-    mean: Float[np.ndarray, "N C h w"]
-    std: Float[np.ndarray, "N C h w"]
+    ids: NDArray[Any]
+    """The pictures that have latents, packed (`launch.identities`), in index order."""
 
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        columns = (self.table["sample_id"].to_pylist(), self.table["row"].to_pylist())
-        return dict(zip(*columns, strict=True))
+    row_of_id: Int64[np.ndarray, " N"]
+    """Row of each in `mean` and `std`."""
 
-    @property
-    def sample_ids(self) -> list[str]:
-        """Return the pictures that have latents, in index order."""
-        ids: list[str] = self.table["sample_id"].to_pylist()
-        return ids
+    mean: Float[np.ndarray, "R C h w"]
+    std: Float[np.ndarray, "R C h w"]
 
-    def rows(self, sample_ids: Sequence[str]) -> Int64[np.ndarray, " N"]:
-        """Return the rows of some pictures.
+    def rows(self, wanted: NDArray[Any]) -> Int64[np.ndarray, " M"]:
+        """Return the rows of some pictures, given by their packed identities.
 
         Raises:
             ArtifactError: A picture has no latents.
         """
-        row_of = self._row_of
-        absent = [sample_id for sample_id in sample_ids if sample_id not in row_of]
-        if absent:
+        place = identities.find(wanted, among=self.ids, order=np.argsort(self.ids, kind="stable"))
+        if (is_absent := place < 0).any():
+            (first,) = identities.unpacked(wanted[is_absent][:1])
             raise ArtifactError(
-                f"{self.manifest.folder}: {len(absent):,} of {len(sample_ids):,} pictures have no "
-                f"latents, {absent[0]} first; encode the images artifact that is trained on"
+                f"{self.manifest.folder}: {int(is_absent.sum()):,} of {len(wanted):,} pictures "
+                f"have no latents, {first} first; encode the images artifact that is trained on"
             )
-        return np.fromiter((row_of[s] for s in sample_ids), np.int64, len(sample_ids))
+        rows: Int64[np.ndarray, " M"] = self.row_of_id[place]
+        return rows
 
 
 def open_latents(folder: Path) -> Latents:
     """Open a latents artifact; nothing is read until it is used."""
     manifest = read_manifest(folder, artifact=LATENTS, version=VERSIONS[LATENTS])
-    table = _read_table(Path(folder) / "index.parquet", LATENTS_SCHEMA)
+    index = _open_table(Path(folder) / "index.parquet", LATENTS_SCHEMA)
+    ids, rows = _read_arrays(index, "sample_id", "row")
     mean = np.load(Path(folder) / "mean.npy", mmap_mode="r", allow_pickle=False)
     std = np.load(Path(folder) / "std.npy", mmap_mode="r", allow_pickle=False)
-    if mean.shape != std.shape or len(mean) != table.num_rows:
+    if mean.shape != std.shape or len(mean) != len(ids):
         raise ArtifactError(
-            f"{folder}: index.parquet has {table.num_rows:,} rows, mean.npy the shape {mean.shape} "
+            f"{folder}: index.parquet has {len(ids):,} rows, mean.npy the shape {mean.shape} "
             f"and std.npy {std.shape}; they must agree, encode again"
         )
-    return Latents(manifest, table, mean, std)
+    return Latents(manifest, ids, rows, mean, std)
 
 
 def write_latents_index(path: Path, sample_ids: Sequence[str]) -> None:
@@ -469,7 +493,15 @@ class TextStates:
     """
 
     manifest: Manifest
-    table: pa.Table
+    digests: NDArray[Any]
+    """Digest of every text, packed (`launch.identities`), ascending."""
+
+    offsets: Int64[np.ndarray, " N"]
+    """First token of every text."""
+
+    num_tokens: Int64[np.ndarray, " N"]
+    """Length of every text."""
+
     values: Float[np.ndarray, "T D"] | Int32[np.ndarray, " T"]
     """The states, or the token ids."""
 
@@ -481,42 +513,25 @@ class TextStates:
         """Say whether token ids are kept instead of states."""
         return self.values.ndim == 1
 
-    @cached_property
-    def offsets(self) -> Int64[np.ndarray, " N"]:
-        """Return the first token of every text."""
-        return np.asarray(self.table["offset"].to_numpy(), np.int64)
-
-    @cached_property
-    def num_tokens(self) -> Int64[np.ndarray, " N"]:
-        """Return the length of every text."""
-        return np.asarray(self.table["num_tokens"].to_numpy(), np.int64)
-
-    @cached_property
-    def _digests(self) -> NDArray[Any]:
-        return np.asarray(self.table["text_digest"].to_pylist(), dtype="S32")
-
-    def find(self, digests: Sequence[str]) -> Int64[np.ndarray, " N"]:
-        """Return the index rows of some texts, given by `text_digest`; -1 where there is none."""
-        wanted = np.asarray(digests, dtype="S32")
-        if not len(self._digests):
-            return np.full(len(wanted), -1, np.int64)
-        rows = np.minimum(np.searchsorted(self._digests, wanted), len(self._digests) - 1)
-        return np.where(self._digests[rows] == wanted, rows, -1).astype(np.int64)
+    def find(self, wanted: NDArray[Any]) -> Int64[np.ndarray, " M"]:
+        """Return the index rows of some texts, given by packed digest; -1 where there is none."""
+        return identities.find(wanted, among=self.digests)
 
 
 def open_text_states(folder: Path) -> TextStates:
     """Open a text states artifact; nothing is read until it is used."""
     manifest = read_manifest(folder, artifact=TEXT_STATES, version=VERSIONS[TEXT_STATES])
     path = Path(folder) / "index.parquet"
-    table = _read_table(path, TEXT_STATES_SCHEMA)
-    metadata = table.schema.metadata or {}
+    index = _open_table(path, TEXT_STATES_SCHEMA)
+    metadata = index.schema_arrow.metadata or {}
     try:
         kept, width = metadata[b"dtype"].decode(), int(metadata[b"width"])
         dtype = np.dtype(np.int32 if kept == TOKENS else kept)
     except (KeyError, TypeError, ValueError):
         raise ArtifactError(f"{path}: its metadata lacks dtype and width of the states") from None
     file = Path(folder) / (TOKENS_FILE if kept == TOKENS else STATES_FILE)
-    num_tokens = int(table["num_tokens"].to_numpy().sum())
+    digests, offsets, lengths = _read_arrays(index, "text_digest", "offset", "num_tokens")
+    num_tokens = int(lengths.sum())
     shape = (num_tokens,) if kept == TOKENS else (num_tokens, width)
     num_bytes = file.stat().st_size if file.is_file() else 0
     if num_bytes != int(np.prod(shape)) * dtype.itemsize:
@@ -526,7 +541,7 @@ def open_text_states(folder: Path) -> TextStates:
             "encode again"
         )
     values = np.memmap(file, dtype, "r", shape=shape) if num_tokens else np.zeros(shape, dtype)
-    return TextStates(manifest, table, values, width)
+    return TextStates(manifest, digests, offsets, lengths, values, width)
 
 
 def write_text_states_index(

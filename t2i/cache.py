@@ -46,6 +46,7 @@ from t2i.artifacts import (
     TextStates,
     open_text_states,
     text_digest,
+    text_digests,
     write_latents_index,
     write_text_states_index,
 )
@@ -311,7 +312,7 @@ def choose_kept(cfg: EncodeConfig, beside: Sequence[TextStates], *, gib: float) 
 
 def texts_without(texts: list[str], beside: Sequence[TextStates]) -> list[str]:
     """Give the texts that none of some text states artifacts holds."""
-    digests = [text_digest(text) for text in texts]
+    digests = text_digests(texts)
     is_held = np.zeros(len(texts), bool)
     for cache in beside:
         is_held |= cache.find(digests) >= 0

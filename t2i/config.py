@@ -483,6 +483,9 @@ class SampleConfig:
     threads: int = 1
     """CPU threads of each worker; part of the recipe."""
 
+    compile: bool = False
+    """Compile denoiser and decoder with torch.compile: a start of minutes, then quicker steps."""
+
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
         require_positive(

@@ -1,8 +1,8 @@
-"""Cached latents joined with captions: which picture, caption, noise and time each step sees.
+"""The training set: which picture, caption, noise and time each step sees.
 
 Everything random is a function of (seed, stream, epoch, sample_id). The sample stream belongs to
 the global batch: a rank computes the whole draw, which is cheap, and gathers its slice of it.
-A batch is a pure gather from index arrays; nothing loops over samples.
+A batch is a pure gather from index arrays; nothing loops over samples. `t2i.join` makes the arrays.
 
 N pictures, K caption kinds, E latents artifacts, B batch, C latent channels, H latent height,
 W latent width, L text tokens, D text width
@@ -11,21 +11,20 @@ W latent width, L text tokens, D text width
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64, UInt64
+from numpy.typing import NDArray
 
-from launch import keyed
-from launch.errors import InputError
+from launch import identities, keyed
 from launch.training import EpochOrder
-from recap.artifacts import Captions, Images
-from t2i.artifacts import Latents, text_digest
+from t2i.artifacts import Latents
 from t2i.ledger import AUGMENTATION
-from t2i.mix import ALT, choose_kinds, kind_order
+from t2i.mix import choose_kinds
 from t2i.text_caches import TextCaches
 
 TOKEN_MULTIPLE = 8
@@ -100,8 +99,8 @@ class Batch(NamedTuple):
 class TrainingSet:
     """The pictures trained on, with the state row of each of their captions."""
 
-    sample_ids: list[str]
-    """Sorted."""
+    packed_ids: NDArray[Any]
+    """Identities of the pictures (`launch.identities`), ascending."""
 
     kinds: tuple[str, ...]
     """Kinds of the mix, alt last."""
@@ -132,7 +131,7 @@ class TrainingSet:
     order: EpochOrder
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        return len(self.packed_ids)
 
     def draw(self, step: int) -> Draw:
         """Give the global batch of a step, counted from 1."""
@@ -151,7 +150,7 @@ class TrainingSet:
             uniform=uniform("timestep"),
             kinds=kinds,
             is_dropped=uniform("dropout") < self.text_dropout,
-            text_digests=self.text.digests[self.state_rows[rows, kinds]],
+            text_digests=self.text.digests[self.state_rows[rows, kinds]].view("V16"),
             entries=self._draw_entries(ids, epochs),
         )
 
@@ -242,115 +241,9 @@ class TrainingSet:
 
     def sample_ids_of(self, draw: Draw, here: slice = slice(None)) -> list[str]:
         """Name the pictures of a slice of a batch, for a message."""
-        return [self.sample_ids[row] for row in draw.rows[here]]
+        return identities.unpacked(self.packed_ids[draw.rows[here]])
 
 
 def padded_length(num_tokens: int) -> int:
     """Round a number of tokens up to the padded length."""
     return max(1, -(-num_tokens // TOKEN_MULTIPLE)) * TOKEN_MULTIPLE
-
-
-def texts_by_kind(
-    images: Images, captions: Sequence[Captions], kinds: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """Give the accepted texts of each kind by sample_id; a picture without one is absent.
-
-    Raises:
-        InputError: A kind is in none of the captions artifacts, or twice for one picture.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for kind in kinds:
-        if kind == ALT:
-            # An empty alt text is no caption: it would train the picture without text.
-            pairs = zip(images.sample_ids, images.alt, strict=True)
-            found[kind] = {sample_id: text for sample_id, text in pairs if text}
-            continue
-        holders = [c for c in captions if kind in c.kinds]
-        if not holders:
-            present = sorted({k for c in captions for k in c.kinds} | {ALT})
-            raise InputError(
-                f"caption kind {kind!r} is in none of the {len(captions)} captions artifacts "
-                f"given; they hold {', '.join(present)}. Add the folder that holds it to "
-                "captions=, or change caption_mix and required_kinds."
-            )
-        found[kind] = {}
-        for holder in holders:
-            texts = holder.texts(kind)
-            if twice := found[kind].keys() & texts.keys():
-                raise InputError(
-                    f"{len(twice):,} pictures have two captions of kind {kind!r}, one of them in "
-                    f"{holder.manifest.folder}; a picture has one caption of a kind. Leave out one "
-                    "of the captions artifacts."
-                )
-            found[kind].update(texts)
-    return found
-
-
-def join(
-    *,
-    images: Images,
-    captions: Sequence[Captions],
-    latents: Sequence[Latents],
-    text: TextCaches,
-    caption_mix: Mapping[str, float],
-    required_kinds: Sequence[str],
-    fallback: Mapping[str, str],
-    seed: int,
-    batch_size: int,
-    text_dropout: float,
-    is_one_length: bool = False,
-) -> TrainingSet:
-    """Join on sample_id: the cached pictures that have an accepted caption of each kind needed.
-
-    Raises:
-        InputError: A kind is absent everywhere, or too few pictures are left for one batch.
-        ArtifactError: A caption was never encoded, or a picture not in each of the latents.
-    """
-    first, *augmented = latents
-    # By digest: in which order augmentations are named must not matter.
-    latents = (first, *sorted(augmented, key=lambda entry: entry.manifest.digest))
-    kinds = kind_order(caption_mix)
-    needed = list(dict.fromkeys([*required_kinds, *kinds]))
-    own = texts_by_kind(images, captions, list(dict.fromkeys([*needed, *fallback.values()])))
-    # A stand-in is a picture's own caption of the other kind, never a stand-in itself.
-    texts = own | {kind: own[other] | own[kind] for kind, other in fallback.items()}
-    missing = {f"missing_{kind}": 0 for kind in needed}
-    kept: list[str] = []
-    for sample_id in sorted(first.sample_ids):
-        lacks = next((kind for kind in needed if sample_id not in texts[kind]), None)
-        if lacks is None:
-            kept.append(sample_id)
-        else:
-            missing[f"missing_{lacks}"] += 1
-    if len(kept) < batch_size:
-        raise InputError(
-            f"{first.manifest.folder}: {len(kept):,} of {len(first.sample_ids):,} pictures "
-            f"have a caption of each kind needed ({', '.join(needed)}); expected at least one "
-            f"batch of {batch_size:,}. Left out: {missing}."
-        )
-    stood_in = {
-        f"{other}_for_{kind}": sum(sample_id not in own[kind] for sample_id in kept)
-        for kind, other in fallback.items()
-    }
-    drawn = [[text_digest(texts[kind][sample_id]) for kind in kinds] for sample_id in kept]
-    flat = [digest for row in drawn for digest in row]
-    ids = keyed.words(kept)
-    (empty_row,) = text.rows([text_digest("")])
-    return TrainingSet(
-        sample_ids=kept,
-        kinds=kinds,
-        caption_mix=dict(caption_mix),
-        missing=missing,
-        stood_in=stood_in,
-        ids=ids,
-        latent_rows=np.stack([entry.rows(kept) for entry in latents]),
-        state_rows=text.rows(flat).reshape(len(kept), len(kinds)),
-        empty_row=int(empty_row),
-        latents=latents,
-        text=text,
-        is_one_length=is_one_length,
-        seed=seed,
-        batch_size=batch_size,
-        text_dropout=text_dropout,
-        order=EpochOrder(seed, "order", ids),
-    )

@@ -27,7 +27,8 @@ from t2i.autoencoder import Autoencoder
 from t2i.cache import locate
 from t2i.conditioning import TextEncoder, length_batches
 from t2i.config import TrainConfig
-from t2i.data import TrainingSet, join
+from t2i.data import TrainingSet
+from t2i.join import join
 from t2i.text_caches import TextCaches, open_text_caches
 
 NUM_STATES = 65_536

@@ -155,9 +155,17 @@ def _encode(
 
 
 class Painter:
-    """A loaded model with its solver, holding the weights of one snapshot at a time."""
+    """A loaded model with its solver, holding the weights of one snapshot at a time.
 
-    def __init__(self, folder: Path, solver_name: Solver | None) -> None:
+    Args:
+        folder: Model.
+        solver_name: Solver; None takes the model's own.
+        is_compiled: Compile denoiser and decoder, once for each padded length of texts.
+    """
+
+    def __init__(
+        self, folder: Path, solver_name: Solver | None, *, is_compiled: bool = False
+    ) -> None:
         pipeline = load(folder, text_encoder=None, tokenizer=None)
         self.device = device()
         self.latent_shape = pipeline.latent_shape
@@ -165,6 +173,9 @@ class Painter:
         # Channels last is quicker on CPUs and GPUs.
         self.denoiser = pipeline.denoiser.to(self.device, memory_format=torch.channels_last)
         self.vae = pipeline.vae.to(self.device, memory_format=torch.channels_last)
+        if is_compiled:
+            for module in (self.denoiser, self.vae.decoder):
+                module.compile(dynamic=False)
         self._own_weights = folder / "denoiser" / WEIGHTS_NAME
         self._weights = self._own_weights
 
@@ -225,9 +236,11 @@ class Painter:
 
 
 @lru_cache(maxsize=1)
-def load_painter(folder: Path, digest: str, solver_name: Solver | None) -> Painter:
+def load_painter(
+    folder: Path, digest: str, solver_name: Solver | None, *, is_compiled: bool
+) -> Painter:
     """Load a model once per process; `digest` tells it from another that lay in the folder."""
-    return Painter(folder, solver_name)
+    return Painter(folder, solver_name, is_compiled=is_compiled)
 
 
 def load(folder: Path, **absent: None) -> CaptionmixPipeline:

@@ -210,13 +210,13 @@ def solve(
         text = _stack(empty_text, text)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-    with text_projected_once(denoiser):
+    with text_projected_once(denoiser, text.text_embeds) as stand_in:
         for timestep in scheduler.timesteps:
             x_t = latents if is_flow else scheduler.scale_model_input(latents, timestep)
             prediction = denoiser(
                 x_t if empty_text is None else torch.cat([x_t, x_t]),
                 timestep,
-                encoder_hidden_states=text.text_embeds,
+                encoder_hidden_states=stand_in,
                 encoder_attention_mask=text.text_mask,
                 return_dict=False,
             )[0]
@@ -295,20 +295,28 @@ def _stack(empty_text: Texts, text: Texts) -> Texts:
 
 
 @contextmanager
-def text_projected_once(denoiser: UNet2DConditionModel) -> Iterator[None]:
-    """Within, project the text to keys and values in the first step only: it never changes.
+def text_projected_once(
+    denoiser: UNet2DConditionModel, text_embeds: Float[Tensor, "B L D"]
+) -> Iterator[Float[Tensor, "B 1 D"]]:
+    """Within, attend to keys and values of a text that were made at the start: it never changes.
 
-    At 32 px on a CPU this saves about a sixth of a step, and makes long prompts as cheap as short.
+    Yields what the denoiser is given in place of the text; it no longer looks at it. At 32 px on a
+    CPU this saves about a sixth of a step, and makes long prompts as cheap as short.
     """
     before = denoiser.attn_processors
+    states = text_embeds
+    if denoiser.encoder_hid_proj is not None:
+        states = denoiser.encoder_hid_proj(text_embeds)
     # `attn2` is diffusers' name of the attention to text; others keep their processor.
     during = {
-        name: _ProjectedText() if ".attn2." in name else processor
+        name: _ProjectedText.of(denoiser.get_submodule(name.removesuffix(".processor")), states)
+        if ".attn2." in name
+        else processor
         for name, processor in before.items()
     }
     denoiser.set_attn_processor(during)
     try:
-        yield
+        yield text_embeds[:, :1]
     finally:
         denoiser.set_attn_processor(before)
 
@@ -316,30 +324,33 @@ def text_projected_once(denoiser: UNet2DConditionModel) -> Iterator[None]:
 class _ProjectedText:
     """Attention of one layer to a text that stays the same between calls."""
 
-    def __init__(self) -> None:
-        self.projected: tuple[Tensor, Tensor] | None = None
+    def __init__(
+        self, keys: Float[Tensor, "B heads L _"], values: Float[Tensor, "B heads L _"]
+    ) -> None:
+        self.keys, self.values = keys, values
+
+    @classmethod
+    def of(cls, attn: Attention, text_embeds: Float[Tensor, "B L D"]) -> _ProjectedText:
+        """Project a text for one layer."""
+        projected = (attn.to_k(text_embeds), attn.to_v(text_embeds))
+        return cls(*(_by_head(states, attn).contiguous() for states in projected))
 
     def __call__(
         self,
         attn: Attention,
         hidden_states: Float[Tensor, "B N C"],
-        encoder_hidden_states: Float[Tensor, "B L D"],
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Float[Tensor, "B 1 L"] | None = None,
         temb: Tensor | None = None,
     ) -> Float[Tensor, "B N C"]:
         """Return what each place of the picture reads from the text."""
-
-        def split(states: Tensor) -> Tensor:
-            return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, heads, N or L, _]
-
-        if self.projected is None:
-            self.projected = (
-                split(attn.to_k(encoder_hidden_states)).contiguous(),
-                split(attn.to_v(encoder_hidden_states)).contiguous(),
-            )
         mask = None if attention_mask is None else attention_mask[:, :, None, :]  # [B, 1, 1, L]
         read = functional.scaled_dot_product_attention(
-            split(attn.to_q(hidden_states)), *self.projected, attn_mask=mask
+            _by_head(attn.to_q(hidden_states), attn), self.keys, self.values, attn_mask=mask
         )
         read = attn.to_out[0](read.transpose(1, 2).flatten(2))  # [B, N, C]
         return read / attn.rescale_output_factor
+
+
+def _by_head(states: Float[Tensor, "B N C"], attn: Attention) -> Float[Tensor, "B heads N _"]:
+    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)

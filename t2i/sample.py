@@ -116,6 +116,7 @@ def plan_drawings(cfg: SampleConfig, *, model: Model, prompts: Prompts) -> list[
         "guidance_scale": cfg.guidance_scale,
         "batch_size": cfg.batch_size,
         "threads": cfg.threads,
+        "compile": cfg.compile,
     }
     recipe, digest = canonical_json(solving).decode(), model.manifest.digest
     curve_pairs = set(prompts.pair_ids[: cfg.curve_pairs])
@@ -265,7 +266,9 @@ def draw(task: Task, progress: Progress | None = None) -> None:
     cfg, drawings = task.cfg, task.drawings
     set_threads(cfg.threads)
     states = encoded_texts(task)
-    painter = load_painter(task.model.folder, task.model.manifest.digest, cfg.solver)
+    painter = load_painter(
+        task.model.folder, task.model.manifest.digest, cfg.solver, is_compiled=cfg.compile
+    )
     painter.use(task.weights)
     pixels = painter.paint(
         [drawing.prompt.prompt for drawing in drawings],

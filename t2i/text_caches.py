@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64
+from numpy.typing import NDArray
 
+from launch import identities
 from launch.config import differences
 from launch.errors import ArtifactError, InputError
 from launch.manifest import Input
@@ -50,26 +52,24 @@ class TextCaches:
     @cached_property
     def num_tokens(self) -> Int64[np.ndarray, " N"]:
         """Length of every text."""
-        return np.concatenate([cache.num_tokens for cache in self.caches])
+        return _joined([cache.num_tokens for cache in self.caches])
 
     @cached_property
-    def digests(self) -> np.ndarray:
-        """Digest of every text, as 16 raw bytes."""
-        tables = [cache.table["text_digest"].to_pylist() for cache in self.caches]
-        joined = "".join(digest for table in tables for digest in table)
-        return np.frombuffer(bytes.fromhex(joined), dtype="V16")
+    def digests(self) -> NDArray[Any]:
+        """Digest of every text, packed (`launch.identities`)."""
+        return _joined([cache.digests for cache in self.caches])
 
     @cached_property
     def _offsets(self) -> Int64[np.ndarray, " N"]:
-        return np.concatenate([cache.offsets for cache in self.caches])
+        return _joined([cache.offsets for cache in self.caches])
 
     @cached_property
     def _first_rows(self) -> Int64[np.ndarray, " caches"]:
         """Row of the first text of each artifact."""
         return np.cumsum([0, *(len(cache.num_tokens) for cache in self.caches[:-1])])
 
-    def rows(self, digests: Sequence[str]) -> Int64[np.ndarray, " N"]:
-        """Give the rows of some texts, given by `text_digest`.
+    def rows(self, digests: NDArray[Any]) -> Int64[np.ndarray, " N"]:
+        """Give the rows of some texts, given by their packed digests.
 
         Raises:
             ArtifactError: A text was never encoded.
@@ -80,9 +80,10 @@ class TextCaches:
             rows = np.where((rows < 0) & (found >= 0), first + found, rows)
         if (absent := rows < 0).any():
             folders = ", ".join(str(cache.manifest.folder) for cache in self.caches)
+            (first,) = identities.unpacked(digests[absent][:1])
             raise ArtifactError(
                 f"{folders}: {int(absent.sum()):,} of {len(rows):,} texts have no states, digest "
-                f"{digests[int(np.argmax(absent))]} first; encode these captions"
+                f"{first} first; encode these captions"
             )
         return rows
 
@@ -116,6 +117,10 @@ class TextCaches:
     def spaced_rows(self, num: int) -> Int64[np.ndarray, " N"]:
         """Give evenly spaced texts that have about `num` tokens together."""
         return np.arange(0, len(self), max(1, int(self.num_tokens.sum()) // num))
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # one alone is not copied
 
 
 def open_text_caches(folders: Sequence[Path]) -> TextCaches:

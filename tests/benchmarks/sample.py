@@ -3,16 +3,19 @@
 The `small` denoiser and components in the shapes of Stable Diffusion's autoencoder and T5-small
 (`peers/shapes.py`), DDIM, guidance, 64 px, float32 on two threads. Other loading is not timed.
 
-- `ours`: `t2i.painter` as `t2i sample` calls it: the states of distinct prompts once for a run
+- `paint`: `t2i.painter` as `t2i sample` calls it: the states of distinct prompts once for a run
   (`encode`, which reads the encoder from its folder first), then pictures (`paint`).
 - `theirs`: StableDiffusionPipeline as it comes, prompts padded to the 77 tokens of CLIP's
   tokenizer, which is what it is written for; arrays, which spares it the conversion to PIL.
 
-`single_speedup` is one picture for each of some distinct prompts, encoding included.
+`paint` is ours as it comes. `single_speedup` is one picture for each of some distinct prompts, encoding included.
 `study_speedup` is three pictures (seeds of the noise) for each prompt from three models (arms):
 ours encodes once per model, as `seeds_per_prompt=3` does, theirs in every call. Models that
 differ by training seed share no encoding, so for nine of them the ratio is that of a single pass.
 Both are put together from medians of the parts, each of which is timed in every repetition.
+
+`study_speedup_compiled` is with `compile=true` of ours; compiling, `compile_s`, is left out of it,
+and `compile_pays_after` says from how many pictures on it is worth its time.
 
 With `_512` in its name, a figure is for models that read T5's own 512 tokens: theirs pads to them.
 With `_channels_last`, theirs has been given that layout, which it does not choose by itself.
@@ -134,6 +137,9 @@ class Side:
         )
         made.save_pretrained(self._model)
         self.painter = Painter(self._model, "ddim")
+        self._painters = {"paint": self.painter}
+        if not suffix:
+            self._painters["paint_compiled"] = Painter(self._model, "ddim", is_compiled=True)
         shape = self.painter.latent_shape
         self.noise = noise_of(
             [f"{n:032x}" for n in range(len(prompts))], [0] * len(prompts), shape=shape
@@ -152,19 +158,23 @@ class Side:
         self._theirs = {"theirs": ready}
         if not suffix:
             self._theirs["theirs_channels_last"] = channels_last(ready)
-        self.times: dict[str, list[float]] = {n: [] for n in ("encode", "paint", *self._theirs)}
+        names = ("encode", *self._painters, *self._theirs)
+        self.times: dict[str, list[float]] = {name: [] for name in names}
+        self.first_s: dict[str, float] = {}
 
     def take_turns(self, *, is_warm: bool) -> None:
         """Do everything once; the first time, which also prepares, is not noted."""
         turns = {
             "encode": self.encode,
-            "paint": self.paint,
+            **{name: partial(self.paint, painter) for name, painter in self._painters.items()},
             **{name: partial(self.call, pipeline) for name, pipeline in self._theirs.items()},
         }
         for name, work in turns.items():
             took = seconds_of(work)
             if is_warm:
                 self.times[name].append(took)
+            else:
+                self.first_s[name] = took
 
     def encode(self) -> None:
         """Encode every prompt and the empty one, as each sampling run does."""
@@ -179,9 +189,9 @@ class Side:
             batch_size=BATCH,
         )
 
-    def paint(self) -> list[np.ndarray]:
+    def paint(self, painter: Painter) -> list[np.ndarray]:
         """Draw one picture per prompt."""
-        return self.painter.paint(
+        return painter.paint(
             self.prompts,
             noise=self.noise,
             states=self.states,
@@ -204,19 +214,31 @@ class Side:
     def report(self, suffix: str) -> None:
         """Print every figure of this length."""
         num = len(self.prompts)
-        encode, paint, theirs, *tuned = (median(taken) for taken in self.times.values())
+        took = {name: median(times) for name, times in self.times.items()}
+        encode, theirs = took["encode"], took["theirs"]
         print(f"encode{suffix}_ms={1000 * encode:.1f}")
-        singles = zip(self.times["encode"], self.times["paint"], strict=True)
-        passes = {"ours": [e + p for e, p in singles], **self.times}
-        for name, taken in passes.items():
-            if name not in {"encode", "paint"}:
-                low, middle, high = quantiles([num / took for took in taken], n=4)
-                print(f"{name}{suffix}_per_s={middle:.3f}")
-                print(f"{name}{suffix}_per_s_quartiles={low:.3f},{high:.3f}")
-        study = NUM_ARMS * (encode + NUM_SEEDS * paint)
-        for layout, once in zip(("", "_channels_last"), (theirs, *tuned), strict=False):
-            print(f"single_speedup{suffix}{layout}={once / (encode + paint):.3f}")
-            print(f"study_speedup{suffix}{layout}={NUM_ARMS * NUM_SEEDS * once / study:.3f}")
+        for name, times in self.times.items():
+            if name == "encode":
+                continue
+            before = self.times["encode"] if name in self._painters else [0.0] * len(times)
+            rates = [num / (e + t) for e, t in zip(before, times, strict=True)]
+            low, middle, high = quantiles(rates, n=4)
+            print(f"{name}{suffix}_per_s={middle:.3f}")
+            print(f"{name}{suffix}_per_s_quartiles={low:.3f},{high:.3f}")
+        for kind in self._painters:
+            ours, form = took[kind], kind.removeprefix("paint")
+            study = NUM_ARMS * (encode + NUM_SEEDS * ours)
+            print(f"single_speedup{suffix}{form}={theirs / (encode + ours):.3f}")
+            print(f"study_speedup{suffix}{form}={NUM_ARMS * NUM_SEEDS * theirs / study:.3f}")
+        if "theirs_channels_last" in took:
+            study = NUM_ARMS * (encode + NUM_SEEDS * took["paint"])
+            tuned = NUM_ARMS * NUM_SEEDS * took["theirs_channels_last"] / study
+            print(f"study_speedup{suffix}_channels_last={tuned:.3f}")
+        if "paint_compiled" in took:
+            compile_s = self.first_s["paint_compiled"] - took["paint_compiled"]
+            saved = (took["paint"] - took["paint_compiled"]) / num
+            print(f"compile_s={compile_s:.1f}")
+            print(f"compile_pays_after={compile_s / saved:.0f}" if saved > 0 else "compile_pays=no")
 
 
 def channels_last(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
@@ -231,7 +253,7 @@ def channels_last(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 @torch.no_grad()
 def largest_pixel_difference(side: Side) -> int:
     """Return by how many of 255 levels any pixel differs from that of a plain loop."""
-    ours = np.stack(side.paint())
+    ours = np.stack(side.paint(side.painter))
     denoiser, steps = side.painter.denoiser, copy.deepcopy(side.painter.scheduler)
     set_steps(steps, NUM_STEPS, device=torch.device("cpu"))
     pictures: list[Any] = []

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from launch.config import build
-from launch.manifest import digest_bytes, read_manifest, write_parquet
+from launch.manifest import read_manifest, write_parquet
 from launch.run import Run
 from recap.artifacts import (
     CAPTIONS,
@@ -28,6 +28,8 @@ from recap.artifacts import (
     INDEX_SCHEMA,
     CaptionRow,
     make_sample_id,
+    open_captions,
+    open_images,
     write_caption_part,
     write_shard,
 )
@@ -225,9 +227,11 @@ def payload(folder: Path) -> dict[str, str]:
     return {part.name: part.digest for part in read_manifest(folder).parts}
 
 
-def text_digests(texts: list[str]) -> list[str]:
-    """Digests of texts, as the cache knows them."""
-    return [digest_bytes(text.encode()) for text in texts]
+def texts_of(made: Chain) -> dict[str, dict[str, str]]:
+    """Texts of each kind by sample_id."""
+    images, captions = open_images(made.images), open_captions(made.captions)
+    alts = {s: alt for s, alt in zip(images.sample_ids, images.alt, strict=True) if alt}
+    return {"alt": alts, **{kind: captions.texts(kind) for kind in captions.kinds}}
 
 
 def ledger(folder: Path) -> list[dict[str, Any]]:

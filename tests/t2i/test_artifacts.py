@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from launch.errors import ArtifactError
+from launch.identities import packed
 from launch.manifest import Manifest, write_manifest
 from t2i import artifacts
 from t2i.artifacts import (
@@ -30,6 +31,7 @@ from t2i.artifacts import (
     prompt_id,
     read_shard_members,
     text_digest,
+    text_digests,
     write_generation_shard,
     write_generations_index,
     write_latents_index,
@@ -155,7 +157,7 @@ def test_a_shard_that_was_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
-    write_latents_index(tmp_path / "index.parquet", ["a"])
+    write_latents_index(tmp_path / "index.parquet", ["a" * 32])
     table = pq.ParquetFile(tmp_path / "index.parquet").read()
     metadata = {**table.schema.metadata, b"captionmix.version": b"2"}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "index.parquet")
@@ -190,18 +192,18 @@ def test_a_model_lists_the_snapshots_before_the_last(tmp_path: Path) -> None:
 def test_latents_are_found_by_sample_id(tmp_path: Path) -> None:
     np.save(tmp_path / "mean.npy", np.zeros((2, 4, 2, 2), np.float32))
     np.save(tmp_path / "std.npy", np.ones((2, 4, 2, 2), np.float32))
-    write_latents_index(tmp_path / "index.parquet", ["b", "a"])
+    write_latents_index(tmp_path / "index.parquet", ["b" * 32, "a" * 32])
     latents = open_latents(complete(tmp_path, LATENTS))
-    assert latents.rows(["a", "b", "a"]).tolist() == [1, 0, 1]
+    assert latents.rows(packed(["a" * 32, "b" * 32, "a" * 32])).tolist() == [1, 0, 1]
     assert isinstance(latents.mean, np.memmap)
-    with pytest.raises(ArtifactError, match="1 of 2 pictures have no latents, c first"):
-        latents.rows(["a", "c"])
+    with pytest.raises(ArtifactError, match=r"1 of 2 pictures have no latents, c{32} first"):
+        latents.rows(packed(["a" * 32, "c" * 32]))
 
 
 def test_latents_that_do_not_fit_their_index_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "mean.npy", np.zeros((2, 4, 2, 2), np.float32))
     np.save(tmp_path / "std.npy", np.ones((2, 4, 2, 2), np.float32))
-    write_latents_index(tmp_path / "index.parquet", ["a"])
+    write_latents_index(tmp_path / "index.parquet", ["a" * 32])
     with pytest.raises(ArtifactError, match="must agree"):
         open_latents(complete(tmp_path, LATENTS))
 
@@ -223,7 +225,7 @@ def write_text_states(folder: Path, *, num_states: int = 5) -> Path:
 def test_text_states_are_found_by_the_digest_of_their_text(tmp_path: Path) -> None:
     found = open_text_states(write_text_states(tmp_path))
     for text, states in {"": [[0, 1, 2]], "a red ring": [[9, 10, 11], [12, 13, 14]]}.items():
-        (row,) = found.find([text_digest(text)])
+        (row,) = found.find(text_digests([text]))
         offset, num_tokens = found.offsets[row], found.num_tokens[row]
         assert found.values[offset : offset + num_tokens].tolist() == states
 
@@ -231,8 +233,8 @@ def test_text_states_are_found_by_the_digest_of_their_text(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["never seen", "~", " "])
 def test_a_text_that_was_never_encoded_is_not_found(tmp_path: Path, text: str) -> None:
     found = open_text_states(write_text_states(tmp_path))
-    assert found.find([text_digest(text), text_digest("")])[0] == -1
-    assert found.find([text_digest("")])[0] >= 0
+    assert found.find(text_digests([text, ""]))[0] == -1
+    assert found.find(text_digests([""]))[0] >= 0
 
 
 def test_token_ids_may_stand_in_place_of_states(tmp_path: Path) -> None:

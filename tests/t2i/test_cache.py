@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL
 
 import t2i.cache as module
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
+from launch.identities import unpacked
 from launch.manifest import read_manifest
 from recap.artifacts import open_images
-from t2i.artifacts import AUTOENCODER, open_latents, open_text_states, text_digest
+from t2i.artifacts import AUTOENCODER, open_latents, open_text_states, text_digest, text_digests
 from t2i.autoencoder import Autoencoder
 from t2i.cache import distinct_texts, encode, locate, refuse_not_finite
 from t2i.conditioning import TextEncoder
@@ -42,7 +43,7 @@ def texts_config(made: Chain, **settings: object) -> EncodeConfig:
 def test_latents_are_the_posterior_of_each_training_picture(made: Chain) -> None:
     images, latents = open_images(made.images), open_latents(made.latents)
     rows = images.rows("train")
-    assert latents.sample_ids == [images.sample_ids[row] for row in rows]
+    assert unpacked(latents.ids) == [images.sample_ids[row] for row in rows]
     found = Autoencoder.load(made.autoencoder).encode(images.pixels(rows, size=16))
     np.testing.assert_allclose(latents.mean, found.mean.numpy(), atol=1e-4)
     np.testing.assert_allclose(latents.std, found.std.numpy(), atol=1e-4)
@@ -54,9 +55,9 @@ def test_text_states_are_those_of_the_encoder_unpadded(made: Chain) -> None:
     encoder = TextEncoder.load(made.text_encoder, max_tokens=32)
     texts = distinct_texts(images, [made.captions])
     assert "" in texts
-    assert len(states.table) == len(texts) == len(set(texts))
+    assert len(states.digests) == len(texts) == len(set(texts))
     for text in texts[::7]:
-        (row,) = states.find([text_digest(text)])
+        (row,) = states.find(text_digests([text]))
         start, num = states.offsets[row], states.num_tokens[row]
         expected = encoder.encode([text])
         assert num == expected.text_mask.sum()
@@ -125,7 +126,7 @@ def test_states_beyond_the_budget_are_kept_as_token_ids(
     assert found.holds_tokens
     assert found.width == encoder.width
     for text, ids in zip(texts, tokens, strict=True):
-        (row,) = found.find([text_digest(text)])
+        (row,) = found.find(text_digests([text]))
         start = found.offsets[row]
         assert found.values[start : start + found.num_tokens[row]].tolist() == ids
     assert set(payload(out)) == {"tokens.bin", "index.parquet"}
@@ -187,7 +188,7 @@ def test_texts_held_beside_are_not_encoded_again(
     out = run_verb("t2i encode", encode, cfg, tmp_path / "out")
     texts = distinct_texts(open_images(made.images), [more])
     expected = {text_digest(text) for text in texts if "picture" in text}
-    assert set(open_text_states(out).table["text_digest"].to_pylist()) == expected
+    assert set(unpacked(open_text_states(out).digests)) == expected
     assert f"held beside: {len(texts) - len(expected)}" in capsys.readouterr().out
 
 

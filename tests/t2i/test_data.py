@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from launch.errors import ArtifactError, InputError
+from launch.identities import packed
 from recap.artifacts import open_captions, open_images
-from t2i.artifacts import open_latents, open_text_states, text_digest
-from t2i.data import TrainingSet, join, padded_length, texts_by_kind
+from t2i.artifacts import open_latents, open_text_states, text_digest, text_digests
+from t2i.data import TrainingSet, padded_length
+from t2i.join import join, kind_digests
 from t2i.text_caches import open_text_caches
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import Chain, chain, make_captions, make_images
+from chain import Chain, chain, make_captions, make_images, texts_of
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +93,12 @@ def test_states_belong_to_the_caption_drawn(made: Chain) -> None:
     data = joined(made)
     draw = data.draw(1)
     batch = data.gather(draw)
-    texts = texts_by_kind(open_images(made.images), [open_captions(made.captions)], data.kinds)
+    texts = texts_of(made)
     states = open_text_states(made.text_states)
-    for i, row in enumerate(draw.rows):
-        text = texts[data.kinds[draw.kinds[i]]][data.sample_ids[row]]
+    for i, sample_id in enumerate(data.sample_ids_of(draw)):
+        text = texts[data.kinds[draw.kinds[i]]][sample_id]
         assert draw.text_digests[i].tobytes().hex() == text_digest(text)
-        (state,) = states.find([text_digest("" if draw.is_dropped[i] else text)])
+        (state,) = states.find(text_digests(["" if draw.is_dropped[i] else text]))
         num = states.num_tokens[state]
         assert batch.text_mask[i].sum() == num
         start = states.offsets[state]
@@ -114,7 +116,7 @@ def test_latents_are_mean_and_std_times_a_keyed_normal(made: Chain) -> None:
     (latents,) = data.latents
     shape = latents.mean.shape[1:]
     noise = keyed.normal(0, "latent", epoch=0, ids=draw.ids, shape=shape)
-    rows = latents.rows(data.sample_ids_of(draw))
+    rows = latents.rows(packed(data.sample_ids_of(draw)))
     expected = latents.mean[rows] + latents.std[rows] * noise
     assert np.array_equal(batch.unscaled_latents, expected)
 
@@ -145,7 +147,9 @@ def test_pictures_without_a_required_caption_are_left_out_and_counted(
 
 def test_an_empty_alt_text_is_no_caption(tmp_path: Path) -> None:
     images = open_images(make_images(tmp_path / "images", num=16, no_alt=(3,)))
-    assert len(texts_by_kind(images, [], ["alt"])["alt"]) == 15
+    assert (
+        kind_digests(images, [], "alt", ids=np.sort(packed(images.sample_ids))).has_text.sum() == 15
+    )
 
 
 def test_a_kind_that_is_nowhere_is_refused_with_what_there_is(made: Chain) -> None:
@@ -162,7 +166,7 @@ def test_a_caption_that_was_never_encoded_is_refused(made: Chain, tmp_path: Path
     captions = make_captions(
         tmp_path / "captions", kinds={"dsc": "new {number}", "ssc": "a {colour} box"}
     )
-    with pytest.raises(ArtifactError, match="70 of 140 texts have no states"):
+    with pytest.raises(ArtifactError, match="70 of 70 texts have no states"):
         joined(made, captions)
 
 

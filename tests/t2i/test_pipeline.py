@@ -84,9 +84,9 @@ def test_projecting_text_once_changes_nothing(components: CaptionmixPipeline) ->
         expected = [
             denoiser(x, t, *text[:1], encoder_attention_mask=text[1]).sample for t in (9, 5)
         ]
-        with text_projected_once(denoiser):
+        with text_projected_once(denoiser, text.text_embeds) as stand_in:
             found = [
-                denoiser(x, t, *text[:1], encoder_attention_mask=text[1]).sample for t in (9, 5)
+                denoiser(x, t, stand_in, encoder_attention_mask=text[1]).sample for t in (9, 5)
             ]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 

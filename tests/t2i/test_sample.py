@@ -108,6 +108,20 @@ def test_with_texts_of_several_padded_lengths_it_does_not_either(
     assert few.items() <= many.items()
 
 
+@pytest.mark.slow
+def test_compiled_it_draws_the_same_pictures_up_to_rounding(
+    run_sample: RunSample, make_prompts: MakePrompts, tmp_path: Path
+) -> None:
+    plain = run_sample(tmp_path / "plain", make_prompts(3), images_per_shard=16)
+    compiled = run_sample(tmp_path / "out", make_prompts(3), images_per_shard=16, compile=True)
+    again = run_sample(tmp_path / "again", make_prompts(3), images_per_shard=16, compile=True)
+    found, expected = open_generations(compiled), open_generations(plain)
+    rows = range(len(expected))
+    difference = found.pixels(rows).astype(int) - expected.pixels(rows).astype(int)
+    assert np.abs(difference).max() <= 1
+    assert pictures(found) == pictures(open_generations(again))
+
+
 def test_more_seeds_add_pictures_and_change_none(
     curve: Path, run_sample: RunSample, prompts: Path, tmp_path: Path
 ) -> None:

@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.errors import ArtifactError
+from launch.identities import packed
 from launch.manifest import Manifest
-from t2i.artifacts import TEXT_STATES, TextStates, text_digest
+from t2i.artifacts import TEXT_STATES, TextStates, text_digest, text_digests
 from t2i.cache import encode
 from t2i.config import EncodeConfig
 from t2i.text_caches import TextCaches, open_text_caches
@@ -30,9 +30,6 @@ def cache(lengths: dict[str, int], *, width: int | None) -> TextStates:
     digests = sorted(map(text_digest, lengths))
     length_of = {text_digest(text): num for text, num in lengths.items()}
     nums = [length_of[digest] for digest in digests]
-    table = pa.table(
-        {"text_digest": digests, "offset": np.cumsum([0, *nums[:-1]]), "num_tokens": nums}
-    )
     ids = np.array(
         [int(d[:4], 16) + n for d, num in zip(digests, nums, strict=True) for n in range(num)],
         np.int32,
@@ -41,7 +38,10 @@ def cache(lengths: dict[str, int], *, width: int | None) -> TextStates:
     manifest = Manifest(
         artifact=TEXT_STATES, version=2, recipe={}, inputs=[], counts={}, rejected={}, parts=[]
     )
-    return TextStates(manifest, table, values, width or 3)
+    offsets = np.cumsum([0, *nums[:-1]]) if nums else np.zeros(0, np.int64)
+    return TextStates(
+        manifest, packed(digests), offsets, np.array(nums, np.int64), values, width or 3
+    )
 
 
 texts_and_places = st.dictionaries(
@@ -62,8 +62,9 @@ def test_several_caches_give_what_one_of_all_texts_gives(
             for place in used
         )
     )
-    digests = [text_digest(text) for text in lengths]
-    shuffle.shuffle(digests)  # type: ignore[attr-defined]
+    shuffled = list(lengths)
+    shuffle.shuffle(shuffled)  # type: ignore[attr-defined]
+    digests = text_digests(shuffled)
     ours, theirs = split.rows(digests), whole.rows(digests)
     assert np.array_equal(split.digests[ours], whole.digests[theirs])
     for a, b in zip(split.gather(ours, length=16), whole.gather(theirs, length=16), strict=True):
@@ -82,10 +83,10 @@ def test_evenly_spaced_states_do_not_depend_on_the_cut(sizes: list[int], num: in
 
 def test_a_text_in_two_caches_is_found_once() -> None:
     both = TextCaches((cache({"a": 1, "b": 2}, width=2), cache({"b": 2, "c": 3}, width=2)))
-    rows = both.rows([text_digest(text) for text in "abc"])
+    rows = both.rows(text_digests("abc"))
     assert both.num_tokens[rows].tolist() == [1, 2, 3]
     with pytest.raises(ArtifactError, match="1 of 2 texts have no states"):
-        both.rows([text_digest("a"), text_digest("d")])
+        both.rows(text_digests("ad"))
 
 
 def test_caches_stay_on_the_disk_and_their_order_does_not_matter(

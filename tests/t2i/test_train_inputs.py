@@ -15,7 +15,8 @@ from recap.artifacts import open_captions, open_images
 from t2i.artifacts import open_latents
 from t2i.cache import encode
 from t2i.config import EncodeConfig
-from t2i.data import TrainingSet, join
+from t2i.data import TrainingSet
+from t2i.join import join
 from t2i.ledger import row_of
 from t2i.text_caches import open_text_caches
 
@@ -158,7 +159,7 @@ def test_latents_of_another_autoencoder_or_size_cannot_augment(made: Chain, tmp_
 
 def test_pictures_that_an_augmentation_lacks_are_refused(made: Chain, mirrored: Path) -> None:
     whole = open_latents(mirrored)
-    fewer = replace(whole, table=whole.table.slice(2))
+    fewer = replace(whole, ids=whole.ids[2:], row_of_id=whole.row_of_id[2:])
     with pytest.raises(ArtifactError, match="2 of 70 pictures have no latents"):
         join(
             images=open_images(made.images),

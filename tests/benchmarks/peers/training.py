@@ -27,15 +27,17 @@ from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
 
 from launch.checkpoint import Average
+from launch.identities import unpacked
 from launch.run import Run
 from launch.training import learning_rate
 from recap.artifacts import open_captions, open_images
 from t2i.autoencoder import Autoencoder, from_pixels
 from t2i.conditioning import TextEncoder
 from t2i.config import TrainConfig
-from t2i.data import Draw, TrainingSet, texts_by_kind
+from t2i.data import Draw, TrainingSet
 from t2i.denoiser import build, num_parameters, whiten_text
 from t2i.inputs import open_inputs, some_states
+from t2i.mix import ALT
 from t2i.train import ADAM_BETAS, prepare
 
 AS_IN_T2I_TRAIN: dict[str, Any] = {"betas": ADAM_BETAS, "weight_decay": 0.01}
@@ -127,14 +129,21 @@ class Peers:
     def _encoded(self, world: World, autoencoder: Autoencoder, encoder: TextEncoder) -> GetBatch:
         images = open_images(world.images)
         row_of = {sample_id: row for row, sample_id in enumerate(images.sample_ids)}
-        rows = np.array([row_of[sample_id] for sample_id in self.data.sample_ids])
+        sample_ids = unpacked(self.data.packed_ids)
+        rows = np.array([row_of[sample_id] for sample_id in sample_ids])
         pictures = from_pixels(images.pixels(rows, size=IMAGE_SIZE)).contiguous()
-        texts = texts_by_kind(images, [open_captions(world.captions)], self.data.kinds)
+        captions = open_captions(world.captions)
+        texts = {
+            kind: dict(zip(images.sample_ids, images.alt, strict=True))
+            if kind == ALT
+            else captions.texts(kind)
+            for kind in self.data.kinds
+        }
 
         def tokens(draw: Draw) -> torch.Tensor:
             chosen = zip(draw.rows, draw.kinds, strict=True)
             return encoder.tokenizer(
-                [texts[self.data.kinds[k]][self.data.sample_ids[row]] for row, k in chosen],
+                [texts[self.data.kinds[k]][sample_ids[row]] for row, k in chosen],
                 max_length=CONTEXT,
                 padding="max_length",
                 truncation=True,
