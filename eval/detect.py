@@ -10,7 +10,7 @@ K boxes, H height, W width
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ EXACT_NORM = frozenset(
 """Models whose COCO weights torchvision runs with batch norms that add nothing to the variance."""
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds objects."""
 

@@ -10,7 +10,7 @@ N pictures, H height, W width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -46,6 +46,7 @@ class Asked(NamedTuple):
     prompt: Prompt
 
 
+@runtime_checkable
 class PictureJudge(Protocol):
     """Scores pictures by looking at them."""
 

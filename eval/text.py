@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -111,7 +111,18 @@ def edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-class Reader:
+@runtime_checkable
+class Reader(Protocol):
+    """Reads words in pictures."""
+
+    def read(self, picture: UInt8[np.ndarray, "H W 3"]) -> list[str]:
+        """Return the lines that were read with enough confidence, from top to bottom."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that a reading depends on, for a recipe."""
+
+
+class RapidReader:
     """Reads the lines of a picture by rapidocr, in reading order."""
 
     def __init__(self, engine: RapidOCR, *, models: dict[str, Path], version: str) -> None:
@@ -160,7 +171,7 @@ def load_reader(*, threads: int = 1) -> Reader:
             **{f"{name}.model_path": str(path) for name, path in models.items()},
         }
     )
-    return Reader(engine, models=models, version=version("rapidocr"))
+    return RapidReader(engine, models=models, version=version("rapidocr"))
 
 
 def bundled_models(folder: Path) -> dict[str, Path]:
