@@ -119,9 +119,7 @@ class ScoreTable:
         found = {key[:4] for key in self._groups if key[4] not in CEILINGS}
         found |= {(m, s, c, "") for m, s, c, _ in found if m == "geneval_correct"}
         printed = {stored: metric for metric, stored in COMPLEMENT.items()}
-        return [
-            Measure(printed.get(m, m), s, c or None, a or None) for m, s, c, a in sorted(found)
-        ]
+        return [Measure(printed.get(m, m), s, c or None, a or None) for m, s, c, a in sorted(found)]
 
     @cached_property
     def moments(self) -> dict[str, list[int]]:

@@ -18,9 +18,9 @@ from eval.colours import BACKGROUND, ColourNamer, crop
 from eval.config import DetectorConfig, PrimaryConfig, ScoreConfig
 from eval.geneval import COLOURS, Detections, Thing
 from eval.picture_judges import Asked, DetectorJudge, ScoreRow, WordsJudge, claim_rows
-from eval.recogniser import Tally
 from eval.report_answers import answer
 from eval.report_rows import Measure, ScoreTable
+from eval.verdicts import Tally
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
 from recap.claims import Claim, to_json
