@@ -82,6 +82,22 @@ class TorchvisionDetector:
         }
 
 
+def files_of(cfg: DetectorConfig) -> dict[str, Path]:
+    """Return the files of a detector by the setting that names them.
+
+    Raises:
+        ConfigError: One of them is missing.
+    """
+    found = {"weights": cfg.weights, "labels": cfg.labels}
+    files = {name: path for name, path in found.items() if path is not None}
+    for name, path in files.items():
+        if not path.is_file():
+            raise ConfigError(
+                f"detector.{name} {path}: no such file; nothing is downloaded, so fetch it yourself"
+            )
+    return files
+
+
 def load_detector(cfg: DetectorConfig, *, device: torch.device | str = "cpu") -> Detector:
     """Load a detector from local files.
 
@@ -89,12 +105,7 @@ def load_detector(cfg: DetectorConfig, *, device: torch.device | str = "cpu") ->
         ConfigError: No such architecture, or a file is missing.
         ArtifactError: The weights do not fit the architecture and its labels.
     """
-    for name in ("weights", "labels"):
-        path = getattr(cfg, name)
-        if path is not None and not path.is_file():
-            raise ConfigError(
-                f"detector.{name} {path}: no such file; nothing is downloaded, so fetch it yourself"
-            )
+    files_of(cfg)
     if cfg.onnx is not None:
         from eval.detect_onnx import load_onnx
 

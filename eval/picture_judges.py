@@ -19,7 +19,7 @@ from eval import geneval
 from eval.clip import ClipScorer
 from eval.colours import ColourNamer
 from eval.config import DetectorConfig, ScoreConfig
-from eval.detect import Detector, load_detector
+from eval.detect import Detector, files_of, load_detector
 from eval.text import Reader, compare, load_reader, words_of
 from eval.verdicts import Tally, tally
 from launch.errors import ConfigError
@@ -63,12 +63,10 @@ class PictureJudge(Protocol):
 
 
 def note_inputs(cfg: ScoreConfig, run: Run) -> None:
-    """Note the detector's files among the inputs of a run; absent ones are refused on loading."""
-    if cfg.detector is None:
-        return
-    for role, path in (("detector", cfg.detector.weights), ("labels", cfg.detector.labels)):
-        if path is not None and path.is_file():
-            run.external_input(role, path, digest_file(path))
+    """Note the detector's files among the inputs of a run, and refuse those that are missing."""
+    if cfg.detector is not None:
+        for name, path in files_of(cfg.detector).items():
+            run.external_input(f"detector_{name}", path, digest_file(path))
 
 
 def load_judges(

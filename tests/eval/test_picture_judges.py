@@ -295,8 +295,8 @@ def test_the_recipe_names_the_detector_and_not_the_recogniser(
     assert recipe["ocr"] == {"architecture": "made for a test", "prompts": 1}
     assert recipe["detector"]["architecture"].startswith("torchvision ssdlite320")
     inputs = {i.role: i.digest for i in scores.manifest.inputs}
-    assert inputs["detector"] == recipe["detector"]["weights"]
-    assert "labels" in inputs
+    assert inputs["detector_weights"] == recipe["detector"]["weights"]
+    assert "detector_labels" in inputs
 
 
 def test_a_picture_that_cannot_be_read_is_named(
@@ -316,12 +316,13 @@ def test_a_picture_that_cannot_be_read_is_named(
         generations.pixels([0, 1, 2])
 
 
-def test_missing_weights_stop_the_score_before_it_writes_rows(
+def test_missing_weights_stop_the_score_before_it_begins(
     photographs: dict[str, Any], tmp_path: Path
 ) -> None:
     detector = replace(photographs["detector"], weights=tmp_path / "absent.pth")
     with pytest.raises(ConfigError, match=r"absent\.pth: no such file"):
         score(tmp_path / "out", {**photographs, "detector": detector})
+    assert not (tmp_path / "out").exists()
 
 
 # --------------------------------------------------------------------------- the report's numbers
