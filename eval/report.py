@@ -27,7 +27,6 @@ from eval.report_sections import open_added
 from eval.summary import PAGE, SUMMARY, summary_text
 from launch.manifest import write_bytes
 from launch.run import Run
-from recap.claims import AXES
 
 REPORT = "report"
 
@@ -51,12 +50,11 @@ def report(cfg: ReportConfig, run: Run) -> None:
     if not run.start(plan, minutes=0.5, gib=0.02):
         return
 
-    measurable = [a for a in AXES if opened.judge.measurable.get(a, False)]
     answers = answer(
         opened.table,
         arms=arms,
         primary=cfg.primary,
-        axes=measurable,
+        axes=[axis for axis, is_read in opened.axes.items() if is_read],
         is_control=cfg.control,
         withheld=doubt(opened.judge.quality),
         resamples=cfg.resamples,

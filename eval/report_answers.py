@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.config import PrimaryConfig
 from eval.report_headline import Test, caveats_of, headline_of
-from eval.report_rows import Measure, ScoreTable, describe, primary_measure
+from eval.report_rows import CHECKS, Measure, ScoreTable, describe, primary_measure
 from eval.stats import (
     Comparison,
     Interval,
@@ -115,6 +115,9 @@ class Answers:
     following: list[Cell]
     """Claims that hold: per prompt style all axes, then each."""
 
+    checks: list[Cell]
+    """Prompts of which all holds, over the tasks and in each; displayed words."""
+
     pairs: list[Difference]
     """Every pair of arms on the primary measure."""
 
@@ -176,14 +179,15 @@ def answer(
     rank = {axis: i for i, axis in enumerate([None, *axes])}
     claims.sort(key=lambda m: (m.style, rank[m.axis]))
     following = [_cell(table, m, arms) for m in claims]
+    checks = [_cell(table, m, arms) for check in CHECKS for m in measures if m.metric == check]
     pairs = [
         Difference(arm=b, than=a, comparison=compare(paired), p_holm=1.0)
         for i, a in enumerate(arms)
         for b in arms[i + 1 :]
         if (paired := table.paired(measure, b, a)) is not None
     ]
-    grid, following, pairs, num_secondary = _correct(
-        grid, following, pairs, primary=primary, measure=measure
+    grid, following, checks, pairs, num_secondary = _correct(
+        grid, following, checks, pairs, primary=primary, measure=measure
     )
     outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
     return Answers(
@@ -198,6 +202,7 @@ def answer(
         grid=_first(grid, primary.style),
         distances=_first(distances, primary.style),
         following=_first(following, primary.style),
+        checks=_first(checks, primary.style),
         pairs=pairs,
         curves=_first(_curves(table, measures, arms, axes), primary.style),
         num_secondary=num_secondary,
@@ -252,17 +257,18 @@ def _cell(
 def _correct(
     grid: list[Cell],
     following: list[Cell],
+    checks: list[Cell],
     pairs: list[Difference],
     *,
     primary: PrimaryConfig,
     measure: Measure,
-) -> tuple[list[Cell], list[Cell], list[Difference], int]:
+) -> tuple[list[Cell], list[Cell], list[Cell], list[Difference], int]:
     """Give every secondary comparison its Holm-corrected p; the primary keeps its own.
 
     A comparison that is printed twice (in its cell and among the pairs) counts once.
     """
     families: dict[tuple[Measure, str, str], float] = {}
-    for cell in (*grid, *following):
+    for cell in (*grid, *following, *checks):
         for d in cell.differences:
             families[cell.measure, d.arm, d.than] = d.comparison.p_value
     for d in pairs:
@@ -279,7 +285,7 @@ def _correct(
     def cells(old: list[Cell]) -> list[Cell]:
         return [replace(c, differences=corrected(c.measure, c.differences)) for c in old]
 
-    return cells(grid), cells(following), corrected(measure, pairs), len(families)
+    return cells(grid), cells(following), cells(checks), corrected(measure, pairs), len(families)
 
 
 def _curves(

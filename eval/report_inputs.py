@@ -25,6 +25,7 @@ from eval.report_rows import ScoreTable
 from launch.errors import ArtifactError, InputError
 from launch.run import Run
 from recap.artifacts import CAPTIONER, IMAGES, Images, open_images
+from recap.claims import AXES
 from t2i.artifacts import (
     AUTOENCODER,
     GENERATIONS,
@@ -52,6 +53,15 @@ class Opened:
     def table(self) -> ScoreTable:
         """Return the score rows by what they measure."""
         return ScoreTable(self.scores.table)
+
+    @cached_property
+    def axes(self) -> dict[str, bool]:
+        """Return the axes of claims, and whether they can be read, in printed order."""
+        scorers = self.scores.manifest.recipe.get("scorers", {})
+        if "detector" in scorers:
+            return dict.fromkeys(scorers["detector"]["axes"], True)
+        measurable = self.judge.measurable
+        return {axis: measurable.get(axis, False) for axis in AXES if measurable}
 
 
 def open_inputs(cfg: ReportConfig, run: Run) -> Opened:

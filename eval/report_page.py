@@ -63,7 +63,7 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
     """Make every table, drawing and picture; the drawings are written as they are made."""
     measure = primary_measure(cfg.primary)
     of_style = [c for c in answers.following if c.measure.style == cfg.primary.style]
-    unmeasured = [a for a, is_read in opened.judge.measurable.items() if not is_read]
+    unmeasured = [axis for axis, is_read in opened.axes.items() if not is_read]
     axes_rows, caption_axes = facts.caption_axes(opened.captions)
     made: dict[str, Table | None] = {
         "primary": tables.tests_table(answers),
@@ -81,6 +81,10 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
             answers.following, answers, name="following", title="Claims that hold, %",
             first=("prompt style", "axis"), unmeasured=unmeasured,
         ),
+        "checks": tables.cells_table(
+            answers.checks, answers, name="checks", title="Prompts and words shown right, %",
+            first=("prompt style", "check", "task"),
+        ) if answers.checks else None,
         "captions": caption_axes,
         "lengths": facts.caption_lengths(opened.captions),
         "regularities": facts.regularities(opened.captions),
@@ -152,6 +156,8 @@ def render_page(
         grid=page.tables["grid"],
         distances=page.tables["distances"],
         following=page.tables["following"],
+        checks=page.tables.get("checks"),
+        is_detected=bool(opened.axes) and set(opened.axes).isdisjoint(AXES),
         figures=page.drawings,
         curve_prompts=_range([c.num_prompts for c in answers.curves]),
         curve_styles=curve_styles,
@@ -194,12 +200,12 @@ def _axes_state(opened: Opened, answers: Answers) -> list[tuple[str, str]]:
     spoken = {c.measure.axis for c in answers.following}
     read = opened.judge.quality.get("recogniser", {}).get("reconstructions", {})
     states = []
-    for axis in AXES if opened.judge.measurable else ():
+    for axis, is_read in opened.axes.items():
         accuracy = read.get(axis, {}).get("accuracy")
         how = (
             "" if accuracy is None else f" (read right in {100 * accuracy:.1f}% of reconstructions)"
         )
-        if not opened.judge.measurable.get(axis, False):
+        if not is_read:
             limit = opened.judge.quality.get("min_accuracy")
             below = "" if limit is None else f"; the limit is {100 * limit:.0f}%"
             states.append((name_of_axis(axis), f"not measurable{how}{below}"))

@@ -21,8 +21,25 @@ from launch.errors import InputError
 CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)
 """Arms that are no models: what real pictures score, bare and through the autoencoder."""
 
-SCALE = {"clip_similarity": 1.0, "clip_distance": 1.0, "claims_held": 100.0}
+SCALE = {
+    "clip_similarity": 1.0,
+    "clip_distance": 1.0,
+    "claims_held": 100.0,
+    "geneval_correct": 100.0,
+    "words_exact": 100.0,
+    "words_right": 100.0,
+}
 """Factor from stored to printed values: shares are printed as percentages."""
+
+CHECKS = {
+    "geneval_correct": "all that the prompt says holds",
+    "words_exact": "words shown exactly",
+    "words_right": "characters of words shown right",
+}
+"""What looks at pictures otherwise than by CLIP and claims, in printed order."""
+
+COMPLEMENT = {"words_right": "words_error_rate"}
+"""Printed measures that are 1 - a stored one, so that more is better wherever arms are compared."""
 
 METRIC_OF = {"prompt_following": "claims_held", "clip_similarity": "clip_similarity"}
 """Metric in the scores for each measure that a study may name as primary."""
@@ -37,7 +54,7 @@ class Measure(NamedTuple):
     """Style of the text that scores; None for claims."""
 
     axis: str | None = None
-    """Axis of claims; None for all together."""
+    """Axis of claims, or task of GenEval; None for all together."""
 
 
 class ScoreTable:
@@ -100,7 +117,9 @@ class ScoreTable:
     def measures(self) -> list[Measure]:
         """Return everything measured, in a fixed order."""
         found = {key[:4] for key in self._groups if key[4] not in CEILINGS}
-        return [Measure(m, s, c or None, a or None) for m, s, c, a in sorted(found)]
+        found |= {(m, s, c, "") for m, s, c, _ in found if m == "geneval_correct"}
+        printed = {stored: metric for metric, stored in COMPLEMENT.items()}
+        return [Measure(printed.get(m, m), s, c or None, a or None) for m, s, c, a in sorted(found)]
 
     @cached_property
     def moments(self) -> dict[str, list[int]]:
@@ -126,7 +145,10 @@ class ScoreTable:
         if arm not in self.moments:
             return None
         moment = self.moments[arm][-1] if samples_seen is None else samples_seen
-        key = (measure.metric, measure.style, measure.scoring or "", measure.axis or "")
+        if measure.metric == "geneval_correct" and measure.axis is None:
+            return self._over_tasks(measure, arm, moment)
+        stored = COMPLEMENT.get(measure.metric, measure.metric)
+        key = (stored, measure.style, measure.scoring or "", measure.axis or "")
         at = self._groups.get((*key, arm, moment))
         if at is None:
             return None
@@ -138,7 +160,29 @@ class ScoreTable:
             pair, prompt, model_seed, seed, value = (
                 c[keep] for c in (pair, prompt, model_seed, seed, value)
             )
+        if measure.metric in COMPLEMENT:
+            value = 1 - value
         return Rows(pair, prompt, model_seed, seed, value * SCALE.get(measure.metric, 1.0))
+
+    def _over_tasks(self, measure: Measure, arm: str, moment: int) -> Rows | None:
+        """Return the rows of all tasks, weighted so that each task weighs alike.
+
+        The mean over prompts is then the mean of the tasks' means, GenEval's score.
+        """
+        tasks = sorted({key[3] for key in self._groups if key[0] == measure.metric})
+        of_task = [
+            rows
+            for task in tasks
+            if (rows := self.rows(measure._replace(axis=task), arm, samples_seen=moment))
+        ]
+        if not of_task:
+            return None
+        sizes = [len(np.unique(rows.pair)) for rows in of_task]
+        weighted = [
+            rows._replace(value=rows.value * sum(sizes) / (len(sizes) * size))
+            for rows, size in zip(of_task, sizes, strict=True)
+        ]
+        return Rows(*(np.concatenate(columns) for columns in zip(*weighted, strict=True)))
 
     @staticmethod
     def _first_of_each(*columns: Any) -> Any:
@@ -172,8 +216,10 @@ def describe(measure: Measure) -> str:
             what = f"CLIP similarity with the {measure.scoring} caption"
         case "clip_distance":
             what = f"CLIP distance to the {measure.scoring} caption"
+        case "geneval_correct":
+            what = f"{CHECKS[measure.metric]} ({measure.axis or 'mean of the tasks'})"
         case other:
-            what = other
+            what = CHECKS.get(other, other)
     return f"{what}, {measure.style} prompts"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.report_answers import Answers, Cell, Difference
-from eval.report_rows import Measure
+from eval.report_rows import CHECKS, Measure
 from eval.stats import Comparison, Interval, Verdict
 from eval.table import Table, Value, ends
 from eval.words import (
@@ -139,6 +139,11 @@ def _label(measure: Measure, column: str) -> Value:
         case "scored with":
             own = measure.scoring == measure.style
             return Value(measure.scoring or "", note="itself" if own else "")
+        case "check":
+            return Value(CHECKS[measure.metric])
+        case "task":
+            is_score = measure.metric == "geneval_correct" and measure.axis is None
+            return Value("mean of the tasks" if is_score else (measure.axis or ""))
         case _:
             return Value(name_of_axis(measure.axis))
 

@@ -24,19 +24,19 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 
-from eval import artifacts, clip, recogniser
+from eval import artifacts, clip, picture_judges, recogniser
 from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
 from eval.config import ScoreConfig
 from eval.first_stage import reconstruct
 from eval.reading import Reading
-from eval.verdicts import Tally, tally, verdicts
+from eval.verdicts import tally, verdicts
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import SCRATCH, digest_file, write_parquet
 from launch.parts import pending
 from launch.processes import set_threads
 from launch.run import Run
 from recap.artifacts import IMAGES, Images, open_images
-from recap.claims import AXES, Claim, from_json
+from recap.claims import Claim, from_json
 from t2i.artifacts import (
     AUTOENCODER,
     GENERATIONS,
@@ -95,6 +95,7 @@ class Scorer:
     claims: dict[str, list[Claim]]
     """Claims of the prompts that make any, by `prompt_id`."""
 
+    judges: list[picture_judges.PictureJudge]
     batch_size: int
 
 
@@ -111,6 +112,7 @@ def score(cfg: ScoreConfig, run: Run) -> None:
     if cfg.clip_weights is not None and Path(cfg.clip_weights).is_file():
         weights = Path(cfg.clip_weights)
         run.external_input("clip_weights", weights, digest_file(weights))
+    picture_judges.note_inputs(cfg, run)
     judge = artifacts.open_judge(cfg.judge)
     prompts = open_prompts(cfg.prompts)
     scoring = _scoring_texts(cfg, prompts)
@@ -372,7 +374,13 @@ def _scorer(
         {p.prompt for p in prompts.rows} | {t for s in scoring.values() for t in s.values()}
     )
     features = model.text_features(texts, batch_size=cfg.batch_size)
-    folder = judge.recogniser_folder
+    # A detector takes the recogniser's place, which knows the embedded world alone.
+    folder = None if cfg.detector is not None else judge.recogniser_folder
+    claims = {
+        prompt.prompt_id: said
+        for prompt in prompts.rows
+        if prompt.claims is not None and (said := from_json(prompt.claims))
+    }
     return Scorer(
         clip=model,
         text_row={text: row for row, text in enumerate(texts)},
@@ -380,11 +388,8 @@ def _scorer(
         recogniser=None if folder is None else recogniser.load_recogniser(folder),
         measurable=frozenset(axis for axis, is_read in judge.measurable.items() if is_read),
         scoring=scoring,
-        claims={
-            prompt.prompt_id: claims
-            for prompt in prompts.rows
-            if prompt.claims is not None and (claims := from_json(prompt.claims))
-        },
+        claims=claims,
+        judges=picture_judges.load_judges(cfg, clip=model, prompts=prompts.rows, claims=claims),
         batch_size=cfg.batch_size,
     )
 
@@ -408,6 +413,14 @@ def score_arm(arm: Arm, scorer: Scorer, *, advance: Callable[[int], None]) -> pa
         _add_clip(columns, arm, rows, features[place], scorer)
         if readings is not None:
             _add_claims(columns, arm, rows, [readings[i] for i in place.tolist()], scorer)
+        asked = [
+            picture_judges.Asked(number, arm.prompts[row])
+            for number, row in zip(place.tolist(), rows, strict=True)
+        ]
+        for judge in scorer.judges:
+            for row, found in zip(rows, judge.rows(pixels, asked), strict=True):
+                for score_row in found:
+                    _add(columns, arm, row, scoring=None, **score_row._asdict())
         advance(len(rows))
     return artifacts.scores_table(columns)
 
@@ -446,17 +459,9 @@ def _add_claims(
         claims = scorer.claims.get(arm.prompts[row].prompt_id)
         if claims is None:
             continue
-        by_axis: dict[str | None, Tally] = dict(tally(verdicts(claims, reading)))
-        together = [by_axis[axis] for axis in AXES if axis in by_axis and axis in scorer.measurable]
-        if together:
-            by_axis[None] = Tally(*map(sum, zip(*together, strict=True)))
-        for axis, found in by_axis.items():
-            for metric, value in (
-                ("claims_held", found.held / found.total),
-                ("claims_total", float(found.total)),
-                ("claims_abstained", float(found.abstained)),
-            ):
-                _add(columns, arm, row, metric=metric, scoring=None, axis=axis, value=value)
+        by_axis = tally(verdicts(claims, reading))
+        for found in picture_judges.claim_rows(by_axis, together=sorted(scorer.measurable)):
+            _add(columns, arm, row, scoring=None, **found._asdict())
 
 
 def _add(
@@ -505,4 +510,4 @@ def describe(
             "formula": CLAIMS_FORMULA,
             "measurable": sorted(scorer.measurable),
         }
-    return found
+    return found | {judge.name: judge.describe() for judge in scorer.judges}

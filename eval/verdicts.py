@@ -72,7 +72,7 @@ class Tally(NamedTuple):
     abstained: int = 0
 
 
-def tally(found: Sequence[Verdict]) -> dict[str, Tally]:
+def tally(found: Sequence[Verdict], *, axes: Sequence[str] = AXES) -> dict[str, Tally]:
     """Count verdicts by axis; axes on which nothing was said are left out."""
     counts: dict[str, list[int]] = {}
     for verdict in found:
@@ -80,7 +80,7 @@ def tally(found: Sequence[Verdict]) -> dict[str, Tally]:
         count[0] += 1
         count[1] += verdict.is_held is True
         count[2] += verdict.is_held is None
-    return {axis: Tally(*counts[axis]) for axis in AXES if axis in counts}
+    return {axis: Tally(*counts[axis]) for axis in axes if axis in counts}
 
 
 _Found = tuple[tuple[str, bool | None], ...]

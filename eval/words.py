@@ -12,7 +12,14 @@ MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 """Shown where there is no value."""
 
-DIGITS = {"clip_similarity": 2, "clip_distance": 4, "claims_held": 1}
+DIGITS = {
+    "clip_similarity": 2,
+    "clip_distance": 4,
+    "claims_held": 1,
+    "geneval_correct": 1,
+    "words_exact": 1,
+    "words_right": 1,
+}
 """Decimals that are printed."""
 
 AXIS_NAMES = {
@@ -20,6 +27,9 @@ AXIS_NAMES = {
     "number_place": "number and place",
     "colour_size": "colour and size",
     "words": "displayed words",
+    "object": "objects",
+    "count": "number",
+    "binding": "colours of several",
     "all": "all axes",
 }
 """Axes of claims in words."""

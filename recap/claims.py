@@ -93,6 +93,10 @@ class Claim:
     position: str | None = None
     """One of POSITIONS: a quadrant for one object, a row or column for two."""
 
+    of: int | None = None
+    """Index, in the list of claims, of the one that `position` is relative to; None for the
+    picture."""
+
     text: str | None = None
     """The text displayed on it."""
 

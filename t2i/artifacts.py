@@ -366,9 +366,15 @@ class Generations:
 
     def pixels(self, rows: Sequence[int] | Int64[np.ndarray, " N"]) -> UInt8[np.ndarray, "N H W 3"]:
         """Return the pictures of some rows, in the order asked for; all have one size."""
-        pictures = [
-            np.asarray(Image.open(io.BytesIO(png), formats=["PNG"])) for png in self.encoded(rows)
-        ]
+        pictures = []
+        for row, png in zip(rows, self.encoded(rows), strict=True):
+            try:
+                pictures.append(np.asarray(Image.open(io.BytesIO(png), formats=["PNG"])))
+            except (OSError, SyntaxError, ValueError) as error:
+                raise ArtifactError(
+                    f"{self.manifest.folder}: generation {self.table['generation_id'][int(row)]} "
+                    f"cannot be read as a picture ({error}); sample it again"
+                ) from error
         return np.stack(pictures) if pictures else np.zeros((0, 0, 0, 3), np.uint8)
 
 

@@ -25,7 +25,7 @@ from launch.plan import Plan, make_plan
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = REPOSITORY / "configs" / "studies"
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
 STARTS = ("python -m ", "captionmix ", "make ")
 RUNNABLE = sorted({path.stem for path in STUDIES.glob("*.yaml")} - {"scenes"})
 """Shipped studies; `scenes` has no arms, it is what others stand on."""

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eval import artifacts
+from eval import artifacts, geneval
 from eval.config import PrimaryConfig, ReportConfig
 from eval.report import report
 from eval.report_headline import doubt
@@ -66,6 +66,7 @@ class Study:
     pairs: int = 24
     moments: tuple[int, ...] = (100, 200, 300)
     has_claims: bool = True
+    is_detected: bool = False
     retrieval: float = 0.6
     unmeasurable: tuple[str, ...] = ("words",)
     seed_spread: float = 0.0
@@ -329,8 +330,14 @@ def make_scores(
             cosine = 0.2 + 0.3 * level + generator.normal(0, 0.01)
             put("clip_similarity", 100 * cosine, scoring=scoring)
             put("clip_distance", 1 - cosine, scoring=scoring)
+        if study.is_detected:
+            task = geneval.TASKS[int(row["pair_id"], 16) % len(geneval.TASKS)]
+            put("geneval_correct", float(generator.uniform() < level), axis=task)
+            put("words_exact", float(generator.uniform() < level))
+            put("words_error_rate", float(np.clip(1 - level, 0, 1)))
         if study.has_claims:
-            axes = [None, *(a for a in AXES if a not in study.unmeasurable)]
+            readable = [a for a in AXES if a not in study.unmeasurable]
+            axes = [None, *(geneval.AXES if study.is_detected else readable)]
             for axis in axes:
                 share = float(np.clip(level + generator.normal(0, 0.05), 0, 1))
                 put("claims_held", share, **({"axis": axis} if axis else {}))
@@ -366,7 +373,11 @@ def make_scores(
         folder,
         "scores",
         inputs=[*inputs, *(m for m, *_ in generations)],
-        recipe={"verb": "eval score", "scorer": {"architecture": "tiny", "precision": "float32"}},
+        recipe={
+            "verb": "eval score",
+            "scorer": {"architecture": "tiny", "precision": "float32"},
+            "scorers": {"detector": {"axes": list(geneval.AXES)}} if study.is_detected else {},
+        },
     )
 
 
@@ -944,3 +955,27 @@ def test_values_all_alike_are_said_to_be_so_and_get_no_width() -> None:
     assert plus_minus(t_interval(np.zeros(6)), 1) == "(all 6)"
     assert plus_minus(t_interval(np.array([0.0, 1.0])), 1).startswith("±")
     assert plus_minus(t_interval(np.array([1.0])), 1) == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_detector_and_ocr_find_is_told_by_task(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, Study(is_detected=True, moments=(300,)))
+    page = (folder / PAGE).read_text()
+    assert "by GenEval's rules" in page
+    assert "a recogniser finds true" not in page
+    assert "colours of several: measured" in page
+    assert "not measurable" not in page
+    rows = [r for r in records(folder, "checks") if r["prompt_style"] == "human"]
+    tasks = {r["axis"] for r in rows if r["metric"] == "geneval_correct"}
+    assert tasks == {"", *geneval.TASKS}
+    assert {r["metric"] for r in rows} == {"geneval_correct", "words_exact", "words_right"}
+    means = {
+        r["axis"]: float(r["mean"])
+        for r in rows
+        if (r["metric"], r["arm"], r["than"]) == ("geneval_correct", "dsc", "")
+    }
+    assert means[""] == pytest.approx(np.mean([means[task] for task in geneval.TASKS]))
+    # Fewer mistakes are the better result, so what is printed is the share of what is right.
+    of_words = [r for r in rows if r["metric"] == "words_right" and r["arm"] == "dsc"]
+    assert float(of_words[1]["difference"]) > 0
+    assert of_words[1]["verdict"] == "better"
