@@ -9,6 +9,7 @@ VERBS = (
     Verb("captions", "eval.config:CaptionsConfig", "eval.captions:captions"),
     Verb("score", "eval.config:ScoreConfig", "eval.score:score"),
     Verb("report", "eval.config:ReportConfig", "eval.report:report"),
+    Verb("recompute", "eval.config:RecomputeConfig", "eval.recompute:recompute"),
 )
 
 if __name__ == "__main__":

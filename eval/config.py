@@ -368,3 +368,21 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "resamples", "num_pictures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecomputeConfig:
+    """Compute every figure of a report again from its rows, by other code, and compare."""
+
+    report: Path
+    """Report to check."""
+
+    rows: Path | None = None
+    """Rows that its figures rest on: `rows.parquet` of a report or `scores.parquet` of a scores
+    artifact; None takes the report's own."""
+
+    resamples: int = 10_000
+    """Draws, where the report's own numbers were drawn at random."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "resamples")

@@ -4,12 +4,13 @@ Reads scores, generations, caption measurements and what stands behind them, and
 
 * `report.html`: the page, which opens from disk and asks for nothing else,
 * `tables/*.csv` at full precision, `figures/*.svg` and `*.png`,
+* `rows.parquet`: the score rows that every figure rests on,
 * `summary.txt`: the answer for a terminal.
 
 Every number comes from `eval.report_answers`; this module decides what is said where. Tables,
-figures and summary depend on the inputs alone and are the digested payload. The page also tells
-time and disk of every stage, which no two runs share, so page and `cost.csv` stand outside the
-digest, as `run.log.jsonl` does.
+figures, rows and summary depend on the inputs alone and are the digested payload. The page also
+tells time and disk of every stage, which no two runs share, so page and `cost.csv` stand outside
+the digest, as `run.log.jsonl` does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 from dataclasses import replace
 
 from eval.config import ReportConfig
+from eval.published import ROWS, published_rows, write_rows
 from eval.report_answers import answer
 from eval.report_headline import doubt, small_set
 from eval.report_inputs import open_inputs, refuse_other_scores
@@ -71,6 +73,7 @@ def report(cfg: ReportConfig, run: Run) -> None:
         write_bytes(run.out / "tables" / f"{name}.csv", table.csv())
     for drawing in drawings_of(page):
         parts += drawing.files
+    write_rows(run.out / ROWS, published_rows(opened.scores.table, answers.measures))
     write_bytes(run.out / SUMMARY, summary_text(answers, study=cfg.study).encode())
     write_bytes(run.out / PAGE, render_page(opened, answers, page, cfg=cfg, folder=run.out))
     run.finish(
@@ -81,5 +84,5 @@ def report(cfg: ReportConfig, run: Run) -> None:
             "score_rows": opened.scores.table.num_rows,
             "secondary_comparisons": answers.num_secondary,
         },
-        parts=[*parts, SUMMARY],
+        parts=[*parts, ROWS, SUMMARY],
     )

@@ -125,6 +125,11 @@ class Answers:
     num_secondary: int
     """Comparisons that share the Holm correction."""
 
+    @property
+    def measures(self) -> list[Measure]:
+        """Everything that is published; distances follow from similarities."""
+        return [c.measure for c in (*self.grid, *self.following)]
+
 
 def answer(
     table: ScoreTable,

@@ -392,7 +392,7 @@ def two_way_p(matrix: Float[np.ndarray, "S P"]) -> float:
     # The half-width falls from infinity to zero as p goes from 0 to 1; 60 halvings reach 1e-18.
     for _ in range(60):
         middle = (low + high) / 2
-        if _two_way_half(matrix, level=1 - middle) > mean:
+        if _two_way_half(matrix, level=1 - middle) >= mean:  # equal where nothing varies: p is 1
             low = middle
         else:
             high = middle

@@ -1,0 +1,147 @@
+"""Figures of docs/results.md are what the score rows in the repository say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from eval.answers_again import Compared, Key, Score, compared, holm_again, mean_again, scores_of
+from eval.published import read_rows
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROWS = DOCS / "data/real_vs_ssc_vs_dsc.scores.parquet"
+HEADING = "## Real, short or descriptive captions?"
+LAST = 24_000
+STYLES = {
+    "prompts by people": "human",
+    "alt text as prompts": "alt",
+    "DSC as prompts": "dsc",
+    "SSC as prompts": "ssc",
+}
+AXES = {
+    "objects and background": "objects",
+    "number and place": "number_place",
+    "colour and size": "colour_size",
+    "displayed words": "words",
+}
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[Key, list[Score]]:
+    return scores_of(read_rows(ROWS))
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    page = (DOCS / "results.md").read_text()
+    return page[page.index(HEADING) :].split("\n## ")[0]
+
+
+def one(pattern: str, text: str) -> list[float]:
+    found = re.findall(pattern, text)
+    assert len(found) == 1, f"{len(found)} times: {pattern}"
+    groups = found[0] if isinstance(found[0], tuple) else (found[0],)
+    return [float(group) for group in groups]
+
+
+def rounded(values: Sequence[float], digits: int = 1) -> list[float]:
+    return [round(value, digits) + 0.0 for value in values]
+
+
+def claims(arm: str, *, style: str = "human", axis: str = "") -> Key:
+    return Key("claims_held", style, "", axis, arm, 0 if arm.startswith("(") else LAST)
+
+
+def difference(scores: dict[Key, list[Score]], arm: str, than: str) -> Compared:
+    return compared(scores, claims(arm), claims(than))
+
+
+def test_the_headline_and_its_intervals_are_those_of_the_rows(
+    scores: dict[Key, list[Score]], text: str
+) -> None:
+    c = difference(scores, "dsc", "real")
+    printed = one(r"DSC is better than real by ([\d.]+) \[([\d.]+), ([\d.]+)\]", text)
+    assert printed == rounded([c.difference, c.with_seeds_low, c.with_seeds_high])
+    given = one(r"is \[([\d.]+), ([\d.]+)\] given these twelve models", text)
+    assert given == rounded([c.low, c.high])
+    by_seed = one(r"By seed: ([\d.]+), ([\d.]+), ([\d.]+), ([\d.]+)\.", text)
+    assert by_seed == rounded([c.by_seed[seed] for seed in range(4)])
+    assert one(r"finds with 80% power is ([\d.]+)\.", text) == rounded([c.smallest_detectable])
+    assert one(r"\((\d+) prompts and (\d) training seeds;", text) == [c.num_prompts, 4]
+
+
+def test_the_other_pairs_are_corrected_for_all_secondary_comparisons(
+    scores: dict[Key, list[Score]], text: str
+) -> None:
+    last = {k for k in scores if k.samples_seen == LAST and k.metric != "clip_distance"}
+    wanted = {(key[:4], arm, "real") for key in last for arm in ("ssc", "dsc")}
+    wanted |= {(claims("")[:4], "dsc", "ssc")}
+    wanted -= {(claims("")[:4], "dsc", "real")}  # the primary comparison is not corrected
+    names = sorted(wanted)
+    p_values = [
+        compared(scores, Key(*what, arm, LAST), Key(*what, than, LAST)).p
+        for what, arm, than in names
+    ]
+    corrected = dict(zip(names, holm_again(p_values), strict=True))
+    assert one(r"corrected for (\d+) comparisons", text) == [len(names)]
+    for name, arm, than in (("SSC against real", "ssc", "real"), ("DSC against SSC", "dsc", "ssc")):
+        c, p = difference(scores, arm, than), corrected[claims("")[:4], arm, than]
+        printed = one(rf"{name}: ([\d.]+) \| \[([\d.]+), ([\d.]+)\] \| ([\d.]+) \| not dist", text)
+        assert printed[:3] == rounded([c.difference, *c.deciding])
+        assert printed[3:] == rounded([p], 2)
+        assert p > 0.05
+    gained = one(r"short captions gained ([\d.]+) to ([\d.]+) points", text)
+    by_seed = difference(scores, "ssc", "real").by_seed.values()
+    assert gained == rounded([min(by_seed), max(by_seed)])
+
+
+@pytest.mark.parametrize("label", STYLES)
+def test_shares_of_claims_that_hold_are_those_of_the_rows(
+    scores: dict[Key, list[Score]], text: str, label: str
+) -> None:
+    row = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+    arms = ("real", "ssc", "dsc", "(reconstructions)")
+    for cell, arm in zip(cells, arms, strict=True):
+        mean = mean_again(scores, claims(arm, style=STYLES[label]))
+        assert [float(n) for n in cell.split(" ± ")] == rounded(
+            [mean.mean, (mean.high - mean.low) / 2]
+        )
+
+
+@pytest.mark.parametrize("label", AXES)
+def test_shares_by_axis_are_those_of_the_rows(
+    scores: dict[Key, list[Score]], text: str, label: str
+) -> None:
+    line = next(line for line in text.splitlines() if line.startswith("By axis, prompts by people"))
+    printed = one(rf"{label} ([\d.]+) / ([\d.]+) / (\d+(?:\.\d)?)", line)
+    arms = ("real", "ssc", "dsc")
+    means = [mean_again(scores, claims(arm, axis=AXES[label])).mean for arm in arms]
+    assert printed == rounded(means)
+
+
+def test_clip_of_descriptive_prompts_is_that_of_the_rows(
+    scores: dict[Key, list[Score]], text: str
+) -> None:
+    printed = one(r"scored with themselves: ([\d.]+) for real, ([\d.]+) for ssc, ([\d.]+)", text)
+    keys = [Key("clip_similarity", "dsc", "dsc", "", arm, LAST) for arm in ("real", "ssc", "dsc")]
+    assert printed == rounded([mean_again(scores, key).mean for key in keys])
+
+
+def test_what_one_seed_said_is_that_of_its_rows(scores: dict[Key, list[Score]], text: str) -> None:
+    first = {key: [s for s in rows if s.model_seed == 0] for key, rows in scores.items()}
+    for arm, than, before in (
+        ("dsc", "real", "gave"),
+        ("dsc", "ssc", "against real,"),
+        ("ssc", "real", "and"),
+    ):
+        c = difference(first, arm, than)
+        names = {"real": "real", "ssc": "SSC", "dsc": "DSC"}
+        printed = one(
+            rf"{before} ([\d.]+) \[([\d.]+), ([\d.]+)\] for {names[arm]} against {names[than]}",
+            text,
+        )
+        assert printed == rounded([c.difference, c.low, c.high])
