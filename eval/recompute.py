@@ -118,7 +118,10 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
         for record in tables[name]:
             yield from _check_record(name, record, scores, last)
     yield from _check_holm(report, tables, scores, last)
-    yield from _check_primary(tables["primary"], scores, last, resamples=resamples)
+    own = read_manifest(report).recipe["resamples"]
+    yield from _check_primary(
+        tables["primary"], scores, last, resamples=resamples, own_resamples=own
+    )
     yield from _check_curves(tables["curves"], scores)
     yield from _check_summary(report, tables, scores, last)
     _refuse_unpublished(report, tables, scores)
@@ -218,7 +221,9 @@ def _check_primary(
     last: dict[str, int],
     *,
     resamples: int,
+    own_resamples: int,
 ) -> Iterator[Checked]:
+    noise = float(np.sqrt(1 / resamples + 1 / own_resamples))
     for record in records:
         one, other = (_key(record, record[n], last[record[n]]) for n in ("arm", "than"))
         c = compared(scores, one, other)
@@ -231,13 +236,15 @@ def _check_primary(
         )
         if record["bootstrap_low"]:
             low, high = c.bootstrap(resamples)
-            # Drawn at random on both sides: an end strays by a few hundredths of the width.
-            stray = 0.1 * (c.high - c.low) + 1e-12
+            # Drawn at random on both sides. The 2.5% quantile of R draws has a standard error of
+            # 1.37 half-widths / sqrt(R); five of them.
+            stray = 6.9 * (c.high - c.low) / 2 * noise + 1e-12
             for name, end in (("bootstrap_low", low), ("bootstrap_high", high)):
                 yield Checked("primary", _where(record), name, float(record[name]), end, stray)
         if record["p_sign_flip"]:
             p, q = float(record["p_sign_flip"]), c.sign_flip(resamples)
-            stray = 0.002 + 6 * np.sqrt(2 * q * (1 - q) / resamples)
+            # p counts the observed pattern as one of the draws, so it ends at 1 / (R + 1).
+            stray = 5 * np.sqrt(max(p, q) * (1 - q)) * noise + noise**2
             yield Checked("primary", _where(record), "p_sign_flip", p, q, float(stray))
 
 

@@ -284,3 +284,13 @@ class Make:
 @pytest.fixture(scope="session")
 def make() -> type[Make]:
     return Make
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out where a test looks at something else: they cost most of the time."""
+    from eval import report_figures
+
+    for name in ("draw_pairs", "draw_differences", "draw_axes", "draw_captions"):
+        monkeypatch.setattr(report_figures, name, lambda *_, **__: None)
+    monkeypatch.setattr(report_figures, "draw_curves", lambda *_, **__: [])

@@ -1,0 +1,160 @@
+"""Every figure of a report is what its rows say, computed by code that knows nothing of the report."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import shutil
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from eval import answers_again, stats
+from eval.answers_again import Compared, scores_of
+from eval.config import RecomputeConfig, ReportConfig
+from eval.published import ROWS, read_rows, write_rows
+from eval.recompute import Checked, check, recompute
+from eval.summary import SUMMARY
+from launch.errors import ArtifactError
+from launch.manifest import read_manifest
+from launch.run import Run
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_up import CONTROL, Study, default_report, make_report
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportConfig]:
+    return default_report(tmp_path_factory.getbasetemp())
+
+
+def checked(report: Path) -> list[Checked]:
+    return list(check(report, scores_of(read_rows(report / ROWS)), resamples=2000))
+
+
+def wrong(report: Path) -> list[Checked]:
+    return [c for c in checked(report) if not c.is_equal]
+
+
+def test_every_figure_of_a_report_is_recomputed_from_its_rows(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    found = checked(folder)
+    assert not [c for c in found if not c.is_equal]
+    seen = Counter((c.table, c.column) for c in found)
+    for name in ("grid", "distances", "following", "curves", "primary", "pairs"):
+        with (folder / "tables" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert rows
+        for column in ("mean", "difference", "low", "p", "p_holm", "smallest_detectable"):
+            printed = sum(bool(r.get(column)) for r in rows)
+            assert seen[name, column] == printed, (name, column)
+    assert seen["headline", "estimate"] == 1
+    # 3 arms and 2 ceilings: 2 styles over all axes, 3 axes of one style, 2 styles by CLIP
+    assert seen["summary", "mean"] == 5 * (2 + 3 + 2)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "study",
+    [
+        Study(
+            effects={"real": 0.0, "dsc": 0.2}, seeds=4, seed_spread=0.02, pairs=8, moments=(300,)
+        ),
+        replace(CONTROL, pairs=8),
+        Study(effects={"real": 0.2, "dsc": 0.0}, seeds=2, pairs=8, moments=(100, 300)),
+        Study(effects={"real": 0.0, "dsc": 0.0}, retrieval=0.03, pairs=8, moments=(300,)),
+    ],
+    ids=["four seeds", "control", "worse", "withheld"],
+)
+def test_reports_of_every_outcome_are_recomputed(tmp_path: Path, study: Study) -> None:
+    folder, _ = make_report(tmp_path, study)
+    assert not wrong(folder)
+
+
+@pytest.mark.parametrize("name", ["following", "grid", "distances", "primary", "curves", SUMMARY])
+def test_a_figure_that_is_not_what_the_rows_say_is_found(
+    default: tuple[Path, ReportConfig], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(default[0], tmp_path / "report")
+    path = folder / (name if name == SUMMARY else f"tables/{name}.csv")
+    lines = path.read_text().splitlines()
+    if name == SUMMARY:
+        at = next(i for i, line in enumerate(lines) if line.startswith("  human prompts"))
+        old = lines[at].split()[2]
+        lines[at] = lines[at].replace(old, f"{float(old) + 0.2:.1f}", 1)
+    else:
+        cells = lines[1].split(",")
+        column = lines[0].split(",").index("difference" if name == "primary" else "mean")
+        cells[column] = repr(float(cells[column]) * (1 + 1e-6))
+        lines[1] = ",".join(cells)
+    path.write_text("\n".join(lines) + "\n")
+    assert [c.table for c in wrong(folder)] == ["summary" if name == SUMMARY else name]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_verb_refuses_a_report_of_other_rows_and_names_the_number(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, replace(CONTROL, pairs=6))
+    cfg = RecomputeConfig(report=folder, resamples=1000)
+    run = Run(out=tmp_path / "again", verb="eval recompute", config=cfg)
+    recompute(cfg, run)
+    run.close()
+    table = (tmp_path / "again/recomputed.csv").read_text().splitlines()
+    assert read_manifest(tmp_path / "again").counts["rows_out"] == len(table) - 1 > 50
+    rows = read_rows(folder / ROWS)
+    values = rows["value"].to_numpy().copy()
+    values[0] += 0.01
+    write_rows(folder / ROWS, rows.set_column(rows.schema.get_field_index("value"), "value",
+                                              pa.array(values)))  # fmt: skip
+    run = Run(out=tmp_path / "other", verb="eval recompute", config=cfg)
+    with pytest.raises(ArtifactError, match="published numbers are not what the rows say, first"):
+        recompute(cfg, run)
+    run.close()
+    assert not (tmp_path / "other/manifest.json").exists()
+    (folder / ROWS).unlink()
+    with pytest.raises(ArtifactError, match="no such file; expected the rows"):
+        recompute(cfg, Run(out=tmp_path / "third", verb="eval recompute", config=cfg))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_that_no_table_tells_of_are_found(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, replace(CONTROL, pairs=6))
+    path = folder / "tables/following.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "colour_size" not in line) + "\n")
+    with pytest.raises(ArtifactError, match=r"colour_size.* is in only one of them"):
+        wrong(folder)
+
+
+def test_rows_of_scores_serve_as_well(default: tuple[Path, ReportConfig]) -> None:
+    folder, cfg = default
+    own = scores_of(read_rows(folder / ROWS))
+    full = scores_of(read_rows(cfg.scores / "scores.parquet"))
+    assert own.keys() <= full.keys()
+    for key, rows in own.items():
+        for a, b in zip(sorted(rows), sorted(full[key]), strict=True):
+            assert a[:-1] == b[:-1]
+            assert a.value == pytest.approx(b.value, rel=1e-12)
+
+
+def test_recomputing_uses_nothing_of_what_made_the_report() -> None:
+    source = Path(answers_again.__file__).read_text()
+    imported = {
+        (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else name.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert not imported & {"eval", "launch", "recap", "t2i"}
+
+
+def test_arms_that_never_differ_have_a_p_of_one() -> None:
+    nothing = np.zeros((4, 6))
+    assert stats.two_way_p(nothing) == 1.0
+    assert Compared(matrix=nothing, seeds=(0, 1, 2, 3), num_pictures=24).p == 1.0
