@@ -20,8 +20,8 @@ import pyarrow as pa
 from jaxtyping import Float
 from scipy import optimize, stats
 
-PERCENT = {"claims_held": 100.0}
-"""Factor from stored to published values."""
+SHARES = ("claims_held", "geneval_correct", "words_exact", "words_right")
+"""Stored as shares, published in percent."""
 
 
 class Key(NamedTuple):
@@ -53,14 +53,33 @@ def scores_of(table: pa.Table) -> dict[Key, list[Score]]:
     for metric, style, scoring, axis, arm, seen, *of_picture, value in zip(*columns, strict=True):
         text = style if scoring == "prompt" else scoring or ""
         key = Key(metric, style, text, axis or "", arm, seen)
-        score = Score(*of_picture, value * PERCENT.get(metric, 1.0))
+        if metric == "words_error_rate":  # more is better wherever arms are compared
+            key, value = key._replace(metric="words_right"), 1 - value
+        score = Score(*of_picture, 100 * value if key.metric in SHARES else value)
         # A prompt that scores itself may stand there under two names.
         found[key].setdefault(score[1:4], score)
         if metric == "clip_similarity":
             away = min(max(1 - value / 100, 0.0), 2.0)
             distance = found[key._replace(metric="clip_distance")]
             distance.setdefault(score[1:4], score._replace(value=away))
-    return {key: list(by_place.values()) for key, by_place in found.items()}
+    scores = {key: list(by_place.values()) for key, by_place in found.items()}
+    return scores | _over_tasks(scores)
+
+
+def _over_tasks(scores: Mapping[Key, list[Score]]) -> dict[Key, list[Score]]:
+    """Weigh the prompts of GenEval's tasks so that their mean is the mean of the tasks' means."""
+    tasks: dict[Key, list[list[Score]]] = defaultdict(list)
+    for key in sorted(key for key in scores if key.metric == "geneval_correct"):
+        tasks[key._replace(axis="")].append(scores[key])
+    weighted: dict[Key, list[Score]] = {}
+    for key, of_tasks in tasks.items():
+        sizes = [len({score.pair_id for score in task}) for task in of_tasks]
+        weighted[key] = [
+            score._replace(value=score.value * sum(sizes) / (len(sizes) * size))
+            for task, size in zip(of_tasks, sizes, strict=True)
+            for score in task
+        ]
+    return weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +193,8 @@ class Compared:
                 return 1.0
             if not self.prompts.std():
                 return float(self.difference == 0)
-            return float(stats.ttest_1samp(self.prompts, 0.0).pvalue)
+            statistic = abs(self.difference) / stats.sem(self.prompts)
+            return float(2 * stats.t.sf(statistic, len(self.prompts) - 1))
         target = abs(self.difference)
         if not self.matrix.std():
             return float(target == 0)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eval.artifacts import PROMPT_SCORING, read_table
-from eval.report_rows import Measure
+from eval.report_rows import COMPLEMENT, Measure
 from launch.manifest import write_parquet
 
 ROWS: Final = "rows.parquet"
@@ -53,7 +53,7 @@ def published_rows(scores: pa.Table, measures: Collection[Measure]) -> pa.Table:
     table = scores.set_column(scores.schema.get_field_index("scoring"), "scoring", scoring)
     keep = None
     for measure in measures:
-        where = pc.equal(table["metric"], measure.metric)
+        where = pc.equal(table["metric"], COMPLEMENT.get(measure.metric, measure.metric))
         where = pc.and_(where, pc.equal(table["prompt_style"], measure.style))
         for name in ("scoring", "axis"):
             wanted = getattr(measure, name)

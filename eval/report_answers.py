@@ -128,7 +128,7 @@ class Answers:
     @property
     def measures(self) -> list[Measure]:
         """Everything that is published; distances follow from similarities."""
-        return [c.measure for c in (*self.grid, *self.following)]
+        return [c.measure for c in (*self.grid, *self.following, *self.checks)]
 
 
 def answer(
