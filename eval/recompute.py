@@ -22,6 +22,7 @@ import numpy as np
 from eval.answers_again import Key, Score, compared, curve_rows, holm_again, mean_again, scores_of
 from eval.config import RecomputeConfig
 from eval.published import ROWS, read_rows
+from eval.words import AXIS_NAMES
 from launch.errors import ArtifactError
 from launch.manifest import digest_file, read_manifest, write_bytes
 from launch.run import Run
@@ -296,12 +297,7 @@ def _check_summary(
                                     scores, last)  # fmt: skip
 
 
-AXES = {
-    "objects and background": "objects",
-    "number and place": "number_place",
-    "colour and size": "colour_size",
-    "displayed words": "words",
-}
+AXES = {name: axis for axis, name in AXIS_NAMES.items()}
 """Axes by the names that the summary gives them."""
 
 
