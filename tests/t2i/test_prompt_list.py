@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from launch.run import Run, refuse_stale
 from recap import claims
 from recap.claims import Claim
 from t2i import questions
-from t2i.artifacts import Prompts, open_prompts, pair_id_of, prompt_id
+from t2i.artifacts import Prompts, open_generations, open_prompts, pair_id_of, prompt_id
 from t2i.config import PromptListConfig
 from t2i.lists.item import Item, PromptList
 from t2i.prompt_list import pair, prompt_list, refuse_unequal, source_digest
@@ -221,3 +222,14 @@ def test_a_broken_table_is_refused_by_name(tmp_path: Path) -> None:
     (out / "prompts.parquet").write_bytes(b"no table")
     with pytest.raises(ArtifactError, match=r"prompts\.parquet"):
         open_prompts(out)
+
+
+def test_a_list_is_drawn_in_every_style(run_sample: Callable[..., Path], tmp_path: Path) -> None:
+    lists = {
+        "original": lines(tmp_path / "a.txt", "red ring", "", "blue ring"),
+        "long": lines(tmp_path / "b.txt", "a red ring at the top", "b", "a blue ring"),
+    }
+    made = make(tmp_path / "prompts", lists)
+    drawn = open_generations(run_sample(tmp_path / "out", tmp_path / "prompts"))
+    assert drawn.table["prompt_id"].to_pylist() == [row.prompt_id for row in made.rows]
+    assert len(drawn) == 4

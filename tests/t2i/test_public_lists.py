@@ -38,7 +38,9 @@ def test_drawbench_has_200_prompts_in_11_categories_and_their_rewritten_ones() -
     assert not pairs.counts
     categories = Counter(of["rewritten"].category for of in pairs.items.values())
     assert (len(categories), categories["Colors"], categories["Reddit"]) == (11, 25, 38)
-    begins = [of["rewritten"].prompt.startswith(of["original"].prompt) for of in pairs.items.values()]
+    begins = [
+        of["rewritten"].prompt.startswith(of["original"].prompt) for of in pairs.items.values()
+    ]
     assert sum(begins) == 199
 
 
