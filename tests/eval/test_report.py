@@ -262,6 +262,23 @@ def make_captions(
         examples={
             k: [{"sample_id": s, "text": text(k, i)} for i, s in enumerate(ids[:3])] for k in kinds
         },
+        overlap=pa.Table.from_pylist(
+            [
+                {
+                    "list": "",
+                    "style": "human",
+                    "prompt_id": s,
+                    "kind": "alt",
+                    "num_captions": 9,
+                    "num_words": 3,
+                    "num_runs": 1,
+                    "num_found": i % 2,
+                    "is_exact": False,
+                }
+                for i, s in enumerate(ids)
+            ],
+            schema=artifacts.OVERLAP_SCHEMA,
+        ),
     )
     artifacts.write_captions_report(folder, report)
     version = artifacts.CAPTIONS_REPORT_VERSION
@@ -651,6 +668,16 @@ def test_every_text_from_data_is_shown_as_text(default: tuple[Path, ReportConfig
     reader = Reader(page)
     assert len(list(reader.all("script"))) == 1
     assert any(SCRIPT in text for text in reader.text)
+
+
+def test_prompts_seen_in_training_are_told_before_any_score(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    page = (folder / PAGE).read_text()
+    assert page.index('id="table-overlap"') < page.index('id="table-primary"')
+    rows = (folder / "tables/overlap.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3  # equal, all and any
 
 
 def test_the_page_asks_for_nothing(default: tuple[Path, ReportConfig]) -> None:
