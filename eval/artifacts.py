@@ -194,6 +194,26 @@ ESTIMATES_SCHEMA = _schema(
 """One row per caption: its signals, what is known of its claims, and its estimated share of false
 claims, held out where the truth is known and else carried over from another report."""
 
+OVERLAP_SCHEMA = _schema(
+    [
+        ("list", pa.string()),
+        ("style", pa.string()),
+        ("prompt_id", pa.string()),
+        ("kind", pa.string()),
+        ("num_captions", pa.int64()),
+        ("num_words", pa.int64()),
+        ("num_runs", pa.int64()),
+        ("num_found", pa.int64()),
+        ("is_exact", pa.bool_()),
+    ],
+    name=CAPTIONS_REPORT,
+    version=CAPTIONS_REPORT_VERSION,
+)
+"""What of each prompt stands in the training captions of each kind; see `eval.overlap`."""
+
+OVERLAP_FILE = "overlap.parquet"
+"""There where prompts were given."""
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -240,6 +260,7 @@ class CaptionsReport:
     tokens: pa.Table = field(default_factory=TOKENS_SCHEMA.empty_table)
     sentences: pa.Table = field(default_factory=SENTENCES_SCHEMA.empty_table)
     estimates: pa.Table = field(default_factory=ESTIMATES_SCHEMA.empty_table)
+    overlap: pa.Table = field(default_factory=OVERLAP_SCHEMA.empty_table)
     gates: dict[str, Any] = field(default_factory=dict)
     telling_apart: dict[str, Any] = field(default_factory=dict)
     hallucination: dict[str, Any] = field(default_factory=dict)
@@ -292,6 +313,8 @@ def open_captions_report(folder: Path | str) -> CaptionsReport:
         name: read_table(folder / f"{name}.parquet", schema=schema)
         for name, schema in CAPTIONS_TABLES.items()
     }
+    if any(part.name == OVERLAP_FILE for part in manifest.parts):
+        tables["overlap"] = read_table(folder / OVERLAP_FILE, schema=OVERLAP_SCHEMA)
     facts = {name: _read_json(folder / f"{name}.json") for name in CAPTIONS_FACTS}
     return CaptionsReport(manifest=manifest, **tables, **facts)
 
@@ -350,7 +373,11 @@ def write_captions_report(folder: Path, report: CaptionsReport) -> list[str]:
         write_parquet(folder / f"{name}.parquet", getattr(report, name).cast(schema))
     for name in CAPTIONS_FACTS:
         write_json(folder / f"{name}.json", getattr(report, name))
-    return sorted([f"{n}.parquet" for n in CAPTIONS_TABLES] + [f"{n}.json" for n in CAPTIONS_FACTS])
+    names = [f"{n}.parquet" for n in CAPTIONS_TABLES] + [f"{n}.json" for n in CAPTIONS_FACTS]
+    if report.overlap.num_rows:
+        write_parquet(folder / OVERLAP_FILE, report.overlap.cast(OVERLAP_SCHEMA))
+        names.append(OVERLAP_FILE)
+    return sorted(names)
 
 
 def read_table(path: Path, *, schema: pa.Schema) -> pa.Table:

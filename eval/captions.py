@@ -26,6 +26,7 @@ from eval.hallucination_signals import (
     hallucination_of,
     samples_by_kind,
 )
+from eval.overlap import overlap
 from eval.regularities import RAREFIED, WORD, regularities
 from eval.summary import SUMMARY
 from eval.telling_apart import telling_apart
@@ -37,6 +38,7 @@ from launch.processes import set_threads
 from launch.run import Run
 from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
 from recap.claims import AXES, Claim, Tally, compare, read
+from t2i.artifacts import PROMPTS, open_prompts
 
 ALT = "alt"
 ALL_AXES = "all"
@@ -70,6 +72,8 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         run.input("annotated", folder, artifact=CAPTIONS)
     for folder in cfg.samples:
         run.input("samples", folder, artifact=CAPTIONS)
+    for folder in cfg.prompts:
+        run.input("prompts", folder, artifact=PROMPTS)
     if cfg.judge is not None:
         run.input("judge", cfg.judge, artifact=artifacts.JUDGE, version=artifacts.JUDGE_VERSION)
     if cfg.calibration is not None:
@@ -136,6 +140,11 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         gates={"captions": gated(cfg.captions, num_examples=cfg.num_examples)},
         telling_apart=telling_apart({kind.name: kind.texts for kind in kinds}),
         hallucination=estimated.facts,
+        overlap=overlap(
+            [open_prompts(folder) for folder in cfg.prompts],
+            images=images,
+            captions=[open_captions(folder) for folder in cfg.captions],
+        ),
     )
     parts = artifacts.write_captions_report(run.out, report)
     parts += write_page(run.out, report, images=images, split=cfg.split)

@@ -22,6 +22,7 @@ CAPTIONS_PAGE = "captions.html"
 
 SECTIONS = (
     ("measured", "What was measured"),
+    ("overlap", "Prompts seen in training"),
     ("truth", "Is it true"),
     ("hallucination", "Hallucination"),
     ("length", "Length"),
@@ -58,6 +59,7 @@ def write_page(folder: Path, report: CaptionsReport, *, images: Images, split: s
         kinds=list(report.regularities),
         missing={kind: found["num_missing"] for kind, found in report.regularities.items()},
         figures=drawings,
+        overlap=tables.overlap(report),
         side_by_side=tables.side_by_side(axes_rows),
         has_truth=bool(axes_rows),
         correlations=tables.correlations(report.hallucination),

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from eval.artifacts import CaptionsReport
+from eval.overlap import MEASURES, shares
 from eval.stats import Interval, ratio_interval
 from eval.summary import aligned
 from recap.claims import AXES
@@ -40,7 +41,28 @@ def summary_text(report: CaptionsReport) -> str:
             )
     return (
         "precision and recall of the claims that captions make, % [95% interval over pictures]; "
-        f"by axis: precision / recall\n\n{aligned(rows)}\n" + _hallucination(report.hallucination)
+        f"by axis: precision / recall\n\n{aligned(rows)}\n"
+        + _overlap(report.overlap)
+        + _hallucination(report.hallucination)
+    )
+
+
+def _overlap(table: pa.Table) -> str:
+    """Return how many prompts occur in the training captions, or nothing where none were given."""
+    rows = [["prompts", "in captions of", *MEASURES.values(), "prompts", "training captions"]]
+    for share in shares(table):
+        cells = []
+        for name in MEASURES:
+            low, high = (100 * end for end in share.interval(name))
+            value = 100 * share.counts[name] / share.num_prompts
+            cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+        numbers = [f"{share.num_prompts:,}", f"{share.num_captions:,}"]
+        rows.append([share.label, share.kind, *cells, *numbers])
+    if len(rows) == 1:
+        return ""
+    return (
+        "\nprompts that occur in the training captions, % [95% interval over prompts]; a prompt of "
+        f"fewer\nthan 8 words is one run\n\n{aligned(rows)}\n"
     )
 
 

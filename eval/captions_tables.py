@@ -10,6 +10,7 @@ import numpy as np
 from eval.artifacts import CaptionsReport
 from eval.captions_summary import correlation_words
 from eval.hallucination import best_set
+from eval.overlap import MEASURES, shares
 from eval.stats import Interval, wilson_interval
 from eval.table import Table, Value, ends
 from eval.words import NOTHING, name_of_axis
@@ -102,6 +103,37 @@ def truncation(report: CaptionsReport) -> Table:
         columns=["kind", "text encoder", "limit", "mean", "95%", "longest", "cut", "captions"],
         rows=rows,
         numeric=frozenset(range(2, 8)),
+        records=records,
+    )
+
+
+def overlap(report: CaptionsReport) -> Table:
+    """List, for every prompt style and kind of caption, the prompts that occur in training."""
+    rows, records = [], []
+    for share in shares(report.overlap):
+        rows.append(
+            [
+                Value(share.label), Value(share.kind),
+                *(_share(share.counts[name], share.num_prompts) for name in MEASURES),
+                Value(f"{share.num_prompts:,}", share.num_prompts),
+                Value(f"{share.num_captions:,}", share.num_captions),
+            ]
+        )  # fmt: skip
+        for name in MEASURES:
+            low, high = share.interval(name)
+            records.append(
+                {
+                    "list": share.list, "style": share.style, "kind": share.kind, "measure": name,
+                    "value": share.counts[name] / share.num_prompts, "low": low, "high": high,
+                    "num_prompts": share.num_prompts, "num_captions": share.num_captions,
+                }
+            )  # fmt: skip
+    return Table(
+        name="overlap",
+        title="Prompts that occur in the training captions, with 95% intervals over prompts",
+        columns=["prompts", "captions", *MEASURES.values(), "number", "training captions"],
+        rows=rows,
+        numeric=frozenset(range(2, 7)),
         records=records,
     )
 

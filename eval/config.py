@@ -284,6 +284,9 @@ class CaptionsConfig:
     batch_size: int = 256
     """Texts and pictures per step of the judge; a multiple of 8, part of the recipe."""
 
+    prompts: list[Path] = field(default_factory=list)
+    """Prompts artifacts that are looked for in the training captions."""
+
     threads: int = 1
     """CPU threads; part of the recipe."""
 

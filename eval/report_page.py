@@ -14,6 +14,7 @@ from typing import Any
 from eval import report_facts as facts
 from eval import report_figures as figures
 from eval import report_tables as tables
+from eval.captions_tables import overlap as overlap_table
 from eval.config import ReportConfig
 from eval.drawing import Drawing
 from eval.page import render
@@ -65,7 +66,9 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
     of_style = [c for c in answers.following if c.measure.style == cfg.primary.style]
     unmeasured = [axis for axis, is_read in opened.axes.items() if not is_read]
     axes_rows, caption_axes = facts.caption_axes(opened.captions)
+    overlap = overlap_table(opened.captions)
     made: dict[str, Table | None] = {
+        "overlap": overlap if overlap.rows else None,
         "primary": tables.tests_table(answers),
         "pairs": tables.pairs_table(answers, measure),
         "curves": tables.curves_table(answers),
@@ -169,6 +172,7 @@ def render_page(
         examples=page.examples,
         caption_axes=page.tables["captions"],
         caption_lengths=page.tables["lengths"],
+        overlap=page.tables.get("overlap"),
         regularities=page.tables["regularities"],
         retrieval=page.tables["retrieval"],
         recogniser=page.tables["recogniser"],

@@ -29,7 +29,7 @@ from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Ju
 from eval.config import ScoreConfig
 from eval.first_stage import reconstruct
 from eval.reading import Reading
-from eval.verdicts import tally, verdicts
+from eval.verdicts import knows, tally, verdicts
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import SCRATCH, digest_file, write_parquet
 from launch.parts import pending
@@ -457,7 +457,7 @@ def _add_claims(
 ) -> None:
     for row, reading in zip(rows, readings, strict=True):
         claims = scorer.claims.get(arm.prompts[row].prompt_id)
-        if claims is None:
+        if claims is None or not knows(claims):
             continue
         by_axis = tally(verdicts(claims, reading))
         for found in picture_judges.claim_rows(by_axis, together=sorted(scorer.measurable)):
@@ -510,4 +510,7 @@ def describe(
             "formula": CLAIMS_FORMULA,
             "measurable": sorted(scorer.measurable),
         }
+        num_foreign = sum(not knows(claims) for claims in scorer.claims.values())
+        if num_foreign:  # claims of another benchmark are not read, rather than held false
+            found["claims"]["prompts_of_another_world"] = num_foreign
     return found | {judge.name: judge.describe() for judge in scorer.judges}

@@ -42,6 +42,16 @@ class Verdict(NamedTuple):
     is_held: bool | None
 
 
+def knows(claims: Sequence[Claim]) -> bool:
+    """Say whether claims speak of the embedded world alone; a reading says nothing of another."""
+    return all(
+        claim.object in {*OBJECTS, SIGN, BACKGROUND}
+        and claim.position in {None, *REGIONS}
+        and claim.of is None
+        for claim in claims
+    )
+
+
 def verdicts(claims: Sequence[Claim], reading: Reading) -> list[Verdict]:
     """Check every statement of a prompt's claims against a reading.
 

@@ -238,6 +238,8 @@ def recipe_of(value: Any) -> Any:
             for f in dataclasses.fields(value)
             if f.name not in harmless and not _holds_paths(hints[f.name])
         }
+    if isinstance(value, Mapping):
+        return {str(k): recipe_of(v) for k, v in value.items()}
     return to_plain(value)
 
 
@@ -309,7 +311,9 @@ def describe(cls: type) -> list[tuple[str, str, str, str]]:
     for f in dataclasses.fields(cls):
         group = _group(hints[f.name])
         below = [] if group is None else describe(group)
-        nested = [(f"{f.name}.{key}", *rest) for key, *rest in below]
+        # Groups under names of the user's own are told once.
+        path = f"{f.name}.NAME" if get_origin(hints[f.name]) is dict else f.name
+        nested = [(f"{path}.{key}", *rest) for key, *rest in below]
         if group is hints[f.name]:
             rows += nested
             continue
@@ -325,6 +329,7 @@ def describe(cls: type) -> list[tuple[str, str, str, str]]:
 
 
 def _group(hint: Any) -> type | None:
-    """Return the dataclass that a field holds, or may hold."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    """Return the dataclass that a field holds, or may hold, or holds under names."""
+    holders = (Union, types.UnionType, dict)
+    options = get_args(hint) if get_origin(hint) in holders else (hint,)
     return next((typing.cast(type, a) for a in options if dataclasses.is_dataclass(a)), None)

@@ -337,6 +337,8 @@ def _relative(value: Any, folder: Path) -> Any:
         return {name: _relative(getattr(value, name), folder) for name in names}
     if isinstance(value, list):
         return [_relative(v, folder) for v in value]
+    if isinstance(value, dict):
+        return {str(name): _relative(v, folder) for name, v in value.items()}
     if isinstance(value, Path):
         # What lies nowhere is a name, such as that of public weights.
         return os.path.relpath(value, folder) if value.exists() else str(value)

@@ -102,6 +102,8 @@ class Claim:
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Claim))
+_ATTRIBUTES: Final = tuple(name for name in _FIELDS if name not in {"object", "of"})
+"""What the world says of an object; it places every object in the picture, none by another."""
 
 
 class Tally(NamedTuple):
@@ -413,7 +415,7 @@ def _agreement(said: Claim, true: Claim) -> int:
     """Score a pair: kind above all, then attributes; negative where they must not be matched."""
     attributes = sum(
         int(getattr(said, name) is not None and getattr(said, name) == getattr(true, name))
-        for name in _FIELDS[1:]
+        for name in _ATTRIBUTES
     )
     if said.object == true.object:
         return 10 + attributes

@@ -10,6 +10,12 @@ VERBS = (
     Verb("encode", "t2i.config:EncodeConfig", "t2i.cache:encode"),
     Verb("train", "t2i.config:TrainConfig", "t2i.train:train"),
     Verb("prompts", "t2i.config:PromptsConfig", "t2i.prompts:prompts"),
+    Verb(
+        "prompt-list",
+        "t2i.config:PromptListConfig",
+        "t2i.prompt_list:prompt_list",
+        source="t2i.prompt_list:source_digest",
+    ),
     Verb("sample", "t2i.config:SampleConfig", "t2i.sample:sample"),
 )
 

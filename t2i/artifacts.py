@@ -78,8 +78,36 @@ PROMPTS_SCHEMA = _schema(
         pa.field("style", pa.string(), nullable=False),
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("claims", pa.string(), nullable=True),
+        pa.field("category", pa.string(), nullable=True),
+        pa.field("questions", pa.string(), nullable=True),
     ],
 )
+
+ITEMS_SCHEMA = _schema(
+    PROMPTS,
+    [
+        pa.field("style", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=True),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=True),
+    ],
+)
+"""Where every item of a prompt list stood, and by which rule it became no prompt."""
+
+NOTES_SCHEMA = _schema(
+    PROMPTS,
+    [
+        pa.field("style", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=True),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ],
+)
+"""What a prompt list holds that cannot be used as it is, though its prompt can."""
 
 GENERATIONS_SCHEMA = _schema(
     GENERATIONS,
@@ -131,6 +159,11 @@ def _identity(*words: object) -> str:
     return text_digest(json.dumps(words, ensure_ascii=False))
 
 
+def pair_id_of(*, name: str, key: str) -> str:
+    """Return the identity of a prompt list's item: BLAKE2b-128 of the list's name and its key."""
+    return _identity(name, key)
+
+
 def prompt_id(*, style: str, pair_id: str, prompt: str) -> str:
     """Return the identity of a prompt: BLAKE2b-128 of its style, pair and text."""
     return _identity(style, pair_id, prompt)
@@ -145,7 +178,11 @@ def generation_id(
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a table of the contract `schema`, refusing another one by name."""
-    return _open_table(path, schema).read()
+    table = _open_table(path, schema).read()
+    for field in schema:
+        if field.name not in table.column_names:  # younger than the file
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def _open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
@@ -165,7 +202,8 @@ def _open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     contract = {key: metadata.get(key) for key in (b"captionmix.artifact", b"captionmix.version")}
     # Further columns are welcome: a nullable one may be added without a new version.
     if contract != {key: schema.metadata[key] for key in contract} or any(
-        found.get(field.name) != field.type for field in schema
+        found.get(field.name, field.type if field.nullable else None) != field.type
+        for field in schema
     ):
         raise ArtifactError(
             f"{path}: has the columns {', '.join(found)} of {contract}, expected "
@@ -200,14 +238,22 @@ class Prompt(NamedTuple):
     style: str
     pair_id: str
     claims: str | None
-    """JSON of what the prompt text says, never more; None where no claims are known."""
+    """JSON of what the prompt text says, never more; None where no claims are known. A rewritten
+    prompt of a list has those of the original, which its pictures are judged by."""
+
+    category: str | None = None
+    """Part of its list that it belongs to, by the list's own name."""
+
+    questions: str | None = None
+    """JSON of the questions that a picture of it is asked (`t2i.questions`)."""
 
 
 @dataclass(frozen=True)
 class Prompts:
     """A prompts artifact: `prompts.parquet`.
 
-    Rows with one `pair_id` speak of the same picture in different styles.
+    Rows with one `pair_id` speak of the same picture in different styles. Of a public list there
+    are also `items.parquet` and `notes.parquet`: where each item stood, and what was wrong with it.
     """
 
     manifest: Manifest

@@ -252,6 +252,23 @@ def make_captions(
         examples={
             k: [{"sample_id": s, "text": text(k, i)} for i, s in enumerate(ids[:3])] for k in kinds
         },
+        overlap=pa.Table.from_pylist(
+            [
+                {
+                    "list": "",
+                    "style": "human",
+                    "prompt_id": s,
+                    "kind": "alt",
+                    "num_captions": 9,
+                    "num_words": 3,
+                    "num_runs": 1,
+                    "num_found": i % 2,
+                    "is_exact": False,
+                }
+                for i, s in enumerate(ids)
+            ],
+            schema=artifacts.OVERLAP_SCHEMA,
+        ),
     )
     artifacts.write_captions_report(folder, report)
     version = artifacts.CAPTIONS_REPORT_VERSION

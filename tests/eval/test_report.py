@@ -251,6 +251,16 @@ def test_every_text_from_data_is_shown_as_text(default: tuple[Path, ReportConfig
     assert any(SCRIPT in text for text in reader.text)
 
 
+def test_prompts_seen_in_training_are_told_before_any_score(
+    default: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = default
+    page = (folder / PAGE).read_text()
+    assert page.index('id="table-overlap"') < page.index('id="table-primary"')
+    rows = (folder / "tables/overlap.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3  # equal, all and any
+
+
 def test_the_page_asks_for_nothing(default: tuple[Path, ReportConfig]) -> None:
     folder, _ = default
     reader = Reader((folder / PAGE).read_text())

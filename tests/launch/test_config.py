@@ -42,6 +42,17 @@ class Outer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Settings of a group."""
+
+    file: Path
+    """File."""
+
+    size: int = 1
+    """Size."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Holder:
     """Settings with a group that may be left out."""
 
@@ -103,6 +114,24 @@ def test_paths_stay_out_of_a_recipe() -> None:
 
 def test_a_group_that_may_be_left_out_is_described_as_a_whole_and_by_key() -> None:
     assert [key for key, *_ in config.describe(Holder)] == ["inner", "inner.width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """Settings with groups under names of the user's own."""
+
+    groups: dict[str, Limits] = field(default_factory=dict)
+    """Groups."""
+
+
+def test_groups_under_names_are_described_once_and_leave_paths_out_of_a_recipe() -> None:
+    keys = [key for key, *_ in config.describe(Named)]
+    assert keys == ["groups", "groups.NAME.file", "groups.NAME.size"]
+    tree = {"groups": {"a": {"file": "somewhere"}, "b": {"file": "x", "size": 3}}}
+    named = config.build(Named, tree, where="")
+    assert named.groups["b"] == Limits(file=Path("x"), size=3)
+    assert config.recipe_of(named) == {"groups": {"a": {"size": 1}, "b": {"size": 3}}}
+    assert config.to_plain(named)["groups"]["a"]["file"] == "somewhere"
 
 
 def test_every_key_is_described_with_its_docstring() -> None:

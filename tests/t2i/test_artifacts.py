@@ -173,6 +173,24 @@ def test_a_further_column_is_welcome(tmp_path: Path) -> None:
     assert open_prompts(complete(tmp_path, PROMPTS)).rows[0].prompt == "a"
 
 
+def test_prompts_from_before_categories_and_questions_open(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.parquet"
+    rows = [Prompt("1", "a", "alt", "x", "[]", "colours", '[{"id":1,"question":"A?"}]')]
+    write_prompts(path, rows)
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.drop_columns(["category", "questions"]), path)
+    (found,) = open_prompts(complete(tmp_path, PROMPTS)).rows
+    assert found == rows[0]._replace(category=None, questions=None)
+
+
+def test_prompts_without_a_required_column_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.parquet"
+    write_prompts(path, [Prompt("1", "a", "alt", "x", None)])
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["pair_id"]), path)
+    with pytest.raises(ArtifactError, match="expected prompt_id"):
+        open_prompts(complete(tmp_path, PROMPTS))
+
+
 def test_an_absent_table_is_refused_by_path(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"prompts\.parquet"):
         open_prompts(complete(tmp_path, PROMPTS))

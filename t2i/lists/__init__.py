@@ -1,0 +1,1 @@
+"""Public prompt lists: each module turns one form of file into items."""
