@@ -37,6 +37,7 @@ from made_up import (
     Study,
     build,
     default_report,
+    finish,
     headline_of,
     make_judge,
     make_report,
