@@ -6,7 +6,7 @@ files. Each number of the report's tables and of its summary is compared, and th
 differs stops the command.
 
 Not recomputed, because they are no function of scores: caption quality, the instrument's own
-quality, cost.
+quality, distances between distributions, cost.
 """
 
 from __future__ import annotations

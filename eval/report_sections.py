@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from eval.config import ReportConfig
+from eval.distribution_artifact import DISTRIBUTION, DISTRIBUTION_VERSION, SAYS_NOTHING
+from eval.report_distribution import distribution_table, open_distances, sizes_table
 from eval.report_inputs import Opened
+from eval.report_rows import order_arms
 from eval.table import Table
 from launch.run import Run
 
@@ -36,10 +39,34 @@ class Section:
     """Tables that are shown when asked for."""
 
 
-INPUTS: Final[Mapping[str, tuple[str, int]]] = {}
+def distances(opened: Opened, cfg: ReportConfig) -> Section | None:
+    """Return the section on distances between distributions."""
+    if cfg.distribution is None:
+        return None
+    found = open_distances(cfg.distribution, generations=opened.generations)
+    arms = order_arms(cfg.primary, [g.arm for g in opened.generations])
+    return Section(
+        id="distribution",
+        name="Distributions",
+        title="Distances between distributions",
+        words=[
+            SAYS_NOTHING,
+            "FID depends on the number of pictures, which stands beside it; at infinite size that "
+            "dependence is taken away. 95% intervals come from leaving out groups of prompts, the "
+            "same for all arms; with fewer than four training seeds they are given the trained "
+            "models. None is corrected for being many.",
+        ],
+        tables=[distribution_table(found, arms=arms)],
+        folded=[sizes_table(found)],
+    )
+
+
+INPUTS: Final[Mapping[str, tuple[str, int]]] = {
+    "distribution": (DISTRIBUTION, DISTRIBUTION_VERSION)
+}
 """Field of `ReportConfig` that may be None -> artifact and version that it names."""
 
-ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = ()
+ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = (distances,)
 """Functions that make the sections, in the order of the page."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eval import artifacts, geneval
+from eval import artifacts, distribution_artifact, geneval
 from eval.config import PrimaryConfig, ReportConfig
 from eval.report_headline import doubt
 from eval.report_pictures import DRAWN, GREATEST, LEAST, choose
@@ -37,6 +37,7 @@ from made_up import (
     Study,
     build,
     default_report,
+    finish,
     headline_of,
     make_judge,
     make_report,
@@ -537,3 +538,31 @@ def test_what_a_detector_and_ocr_find_is_told_by_task(tmp_path: Path) -> None:
     of_words = [r for r in rows if r["metric"] == "words_right" and r["arm"] == "dsc"]
     assert float(of_words[1]["difference"]) > 0
     assert of_words[1]["verdict"] == "better"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_distances_between_distributions_have_a_section_where_they_are_given(
+    default: tuple[Path, ReportConfig], tmp_path: Path
+) -> None:
+    folder, cfg = default
+    assert 'id="distribution"' not in (folder / PAGE).read_text()
+    row = {
+        "model_seed": None, "style": "human", "metric": "fid", "n": 24, "n_reference": 12,
+        "num_prompts": 24, "value": 7.5, "low": 7.0, "high": 8.0, "standard_error": 0.2,
+        "method": "jackknife", "with_seeds_low": None, "with_seeds_high": None,
+    }  # fmt: skip
+    arms = ("real", "ssc", "dsc")
+    rows = {name: [] for name in distribution_artifact.TABLES}
+    distribution_artifact.write_tables(
+        tmp_path / "distances", {**rows, "distances": [{"arm": arm, **row} for arm in arms]}
+    )
+    finish(
+        tmp_path / "distances", "distribution",
+        inputs=[read_manifest(g) for g in cfg.generations],
+        recipe={"scorer": {"features": {"architecture": {"embed_dim": 64}}}},
+    )  # fmt: skip
+    page = write_report(tmp_path / "out", replace(cfg, distribution=tmp_path / "distances"))
+    text = (page / PAGE).read_text()
+    assert 'id="table-distribution"' in text
+    assert distribution_artifact.SAYS_NOTHING in text
+    assert [r["value"] for r in records(page, "distribution")] == ["7.5"] * 3
