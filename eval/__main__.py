@@ -11,6 +11,8 @@ VERBS = (
     Verb("distribution", "eval.config:DistributionConfig", "eval.distribution:distribution"),
     Verb("report", "eval.config:ReportConfig", "eval.report:report"),
     Verb("recompute", "eval.config:RecomputeConfig", "eval.recompute:recompute"),
+    Verb("preference", "eval.config:PreferenceConfig", "eval.preference:preference"),
+    Verb("votes", "eval.config:VotesConfig", "eval.votes:votes", source="eval.votes:source_digest"),
 )
 
 if __name__ == "__main__":

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 
-def render(template: str, **content: Any) -> bytes:
-    """Fill a template of `eval/templates` that extends `page.html.j2`.
+def render(
+    template: str,
+    *,
+    styles: Sequence[str] = ("report.css",),
+    script: str = "report.js",
+    **content: Any,
+) -> bytes:
+    """Fill a template of `eval/templates`; those with the default script extend `page.html.j2`.
 
     Args:
         template: File name.
+        styles: Style sheets, later ones over earlier ones.
+        script: The page's one script.
         content: What it shows; equal content gives equal bytes.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -28,11 +37,10 @@ def render(template: str, **content: Any) -> bytes:
         undefined=StrictUndefined,
         trim_blocks=False,
     )
-    style, script = (
-        (sources / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
-    script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = "".join((sources / name).read_text(encoding="utf-8") for name in styles)
+    code = (sources / script).read_text(encoding="utf-8")
+    script_digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     html = environment.get_template(template).render(
-        style=style, script=script, script_digest=script_digest, **content
+        style=style, script=code, script_digest=script_digest, **content
     )
     return html.encode()

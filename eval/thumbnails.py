@@ -41,16 +41,18 @@ class Example:
     texts: list[tuple[str, str]]
 
 
-def data_uri(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
-    """Return a picture as part of the page: exact if small, else made smaller, as JPEG."""
+def data_uri(
+    pixels: UInt8[np.ndarray, "H W 3"], *, max_side: int = MAX_SIDE, quality: int = 85
+) -> str:
+    """Return a picture as part of the page: exact if small, else at most `max_side`, as JPEG."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     file = io.BytesIO()
     if max(picture.size) <= PIXELATED_SIDE:
         picture.save(file, format="PNG", optimize=True)
         kind = "png"
     else:
-        picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-        picture.save(file, format="JPEG", quality=85)
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        picture.save(file, format="JPEG", quality=quality)
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 

@@ -1,0 +1,474 @@
+"""Ratings of arms from pairwise votes, on the Elo scale, with honest intervals.
+
+The model is that of Bradley and Terry: an arm rated d points above another is expected to score
+1 / (1 + 10^(-d / 400)) against it, where a preference scores 1 and *a tie one half*. Ties as half
+wins make a rating a statement about the expected score, whatever the share of ties; a model with a
+parameter for ties (Davidson 1970) would rate the same arms further apart the more ties there are.
+With ties the likelihood is a quasi-likelihood, and its maximum is right as soon as the expected
+scores are (Papke and Wooldridge 1996).
+
+Votes on one prompt resemble each other, and so do votes of one rater. Two kinds of interval:
+
+* *given these raters*: over prompts, with the raters as they are. Sandwich variance clustered by
+  prompt, Student's t.
+* *including raters*: prompts and raters both drawn at random, from `MIN_RATERS` raters on.
+  Sandwich variance clustered by both. Below that the interval speaks of these raters alone.
+
+An arm that beat all others in every vote has no finite rating. It is rated infinite, the other end
+of the interval is bounded by how many prompts said so, and nothing is fitted to make it finite.
+
+N votes, K arms, G clusters
+
+Source: Bradley and Terry 1952; Cameron, Gelbach and Miller 2011, "Robust inference with multiway
+clustering"; Elo 1978 for the scale; Ford 1957 for when a finite rating exists.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int64, Shaped
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from scipy.special import stdtrit
+
+from eval.stats import LEVEL, Interval, Verdict, wilson_interval
+from launch.errors import InputError
+
+Array: TypeAlias = NDArray[Any]
+
+ELO = 400 / np.log(10)
+"""Points of one unit of log-odds."""
+
+MIN_RATERS = 4
+"""Raters from which on an interval may include them."""
+
+
+class Ballots(NamedTuple):
+    """Votes as numbers: one entry per vote, in any order."""
+
+    first: Int64[np.ndarray, " N"]
+    """Number of one arm."""
+
+    second: Int64[np.ndarray, " N"]
+    """Number of the other."""
+
+    score: Float[np.ndarray, " N"]
+    """1 where `first` was preferred, 0 where `second` was, 0.5 for a tie."""
+
+    prompt: Shaped[np.ndarray, " N"]
+    """Cluster: what the prompt speaks of."""
+
+    rater: Shaped[np.ndarray, " N"]
+    """Cluster: who voted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A rating or a difference of two, in Elo points, with its uncertainty."""
+
+    given_raters: Interval
+    """Over prompts, the raters as they are."""
+
+    with_raters: Interval | None
+    """Over prompts and raters; None below `MIN_RATERS` raters or where the estimate is infinite."""
+
+    p_value: float
+    """Two-sided, of the hypothesis that it is zero; agrees with the deciding interval."""
+
+    @property
+    def deciding(self) -> Interval:
+        """Return the interval that a verdict rests on."""
+        return self.given_raters if self.with_raters is None else self.with_raters
+
+    def verdict_at(self, p_corrected: float) -> Verdict:
+        """Return what may be said, given p corrected for how many differences were looked at."""
+        if not p_corrected < 1 - LEVEL:
+            return Verdict.NOT_DISTINGUISHABLE
+        return Verdict.BETTER if self.deciding.estimate > 0 else Verdict.WORSE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two arms: how much higher the first is rated."""
+
+    first: str
+    second: str
+    difference: Estimate
+    share: float
+    """Score of the first in direct votes, ties half; NaN without any."""
+
+    num_votes: int
+    """Direct votes, repeats left out."""
+
+    num_ties: int
+    """Ties among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratings:
+    """All arms of one question."""
+
+    arms: list[str]
+    ratings: list[Estimate]
+    """In the order of `arms`, against the anchor."""
+
+    pairs: list[Pair]
+    """Every pair of arms that votes link."""
+
+    num_votes: int
+    num_prompts: int
+    num_raters: int
+
+
+def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) -> Ratings:
+    """Rate arms from votes.
+
+    Args:
+        ballots: Votes; the numbers of arms count along `arms`.
+        arms: Names.
+        anchor: Arm whose rating is 0; None sets the mean of all arms to 0.
+
+    Raises:
+        InputError: An arm has no votes, no chain of votes links two arms, or the anchor is no arm.
+    """
+    if anchor is not None and anchor not in arms:
+        raise InputError(
+            f"anchor: {anchor!r} is no arm of these votes; expected one of {', '.join(arms)}"
+        )
+    _refuse_unlinked(ballots, arms)
+    groups = separated(ballots, len(arms))
+    influence = np.full((len(ballots.score), len(arms)), np.nan)
+    strength = np.full(len(arms), np.nan)
+    for members in groups:
+        inside = np.isin(ballots.first, members) & np.isin(ballots.second, members)
+        here = Ballots(*(column[inside] for column in ballots))
+        number = np.zeros(len(arms), np.int64)
+        number[members] = np.arange(len(members))
+        here = here._replace(first=number[here.first], second=number[here.second])
+        strength[members] = fit(here, len(members))
+        influence[:, members] = 0.0
+        influence[np.ix_(inside, members)] = influences(here, strength[members])
+    sums = _cluster_sums(ballots, influence)
+    rank = np.empty(len(arms), np.int64)  # of each arm's group, the best last
+    for place, members in enumerate(groups):
+        rank[members] = place
+
+    def estimate(i: int, j: int) -> Estimate:
+        if rank[i] != rank[j]:
+            return _unbounded(ballots, i, j, is_better=bool(rank[i] > rank[j]))
+        weights = np.zeros(len(arms))
+        weights[i] += 1
+        weights[j] -= 1
+        return _contrast(strength, weights, sums)
+
+    pairs = []
+    for i, j in itertools.combinations(range(len(arms)), 2):
+        score = _direct(ballots, i, j)
+        pairs.append(
+            Pair(
+                first=arms[i],
+                second=arms[j],
+                difference=estimate(i, j),
+                share=float(score.mean()) if len(score) else np.nan,
+                num_votes=len(score),
+                num_ties=int((score == 0.5).sum()),
+            )
+        )
+    if anchor is None:
+        ratings = [_against_mean(strength, i, sums, rank=rank) for i in range(len(arms))]
+    else:
+        ratings = [estimate(i, arms.index(anchor)) for i in range(len(arms))]
+    return Ratings(
+        arms=list(arms),
+        ratings=ratings,
+        pairs=pairs,
+        num_votes=len(ballots.score),
+        num_prompts=len(np.unique(ballots.prompt)),
+        num_raters=len(np.unique(ballots.rater)),
+    )
+
+
+# --------------------------------------------------------------------------- the fit
+
+
+def fit(ballots: Ballots, num_arms: int) -> Float[np.ndarray, " K"]:
+    """Return the log-odds strengths that maximise the quasi-likelihood, with mean 0.
+
+    The votes must allow finite ones: see `separated`. Newton's method; the likelihood is concave,
+    and halving a step that does not raise it makes it sure.
+    """
+    wins = np.zeros((num_arms, num_arms))  # [K, K], score of row against column
+    np.add.at(wins, (ballots.first, ballots.second), ballots.score)
+    np.add.at(wins, (ballots.second, ballots.first), 1 - ballots.score)
+    games = wins + wins.T
+
+    def likelihood(strength: Array) -> float:
+        gaps = strength[:, None] - strength[None, :]
+        return float(-(wins * np.logaddexp(0, -gaps)).sum())
+
+    strength = np.zeros(num_arms)
+    for _ in range(100):
+        expected = _expected(strength)
+        slope = (wins - games * expected).sum(axis=1)
+        step = np.linalg.pinv(_laplacian(games * expected * (1 - expected)), hermitian=True) @ slope
+        if np.abs(step).max(initial=0.0) < 1e-12:
+            break
+        size, before = 1.0, likelihood(strength)
+        while likelihood(strength + size * step) < before - 1e-12 * abs(before) and size > 1e-6:
+            size /= 2
+        strength = strength + size * step
+        strength -= strength.mean()
+    return strength
+
+
+def influences(ballots: Ballots, strength: Float[np.ndarray, " K"]) -> Float[np.ndarray, "N K"]:
+    """Return how much each vote moved each strength: inverse information times score."""
+    num_arms = len(strength)
+    expected = 1 / (1 + np.exp(strength[ballots.second] - strength[ballots.first]))
+    weight = np.zeros((num_arms, num_arms))
+    np.add.at(weight, (ballots.first, ballots.second), expected * (1 - expected))
+    inverse = np.linalg.pinv(_laplacian(weight + weight.T), hermitian=True)  # [K, K]
+    residual = (ballots.score - expected)[:, None]
+    return residual * (inverse[ballots.first] - inverse[ballots.second])
+
+
+def separated(ballots: Ballots, num_arms: int) -> list[Int64[np.ndarray, " G"]]:
+    """Return the groups of arms within which finite ratings exist, the worst group first.
+
+    Two arms are in one group if each has scored against the other, directly or along a chain
+    (Ford 1957). Between groups every vote went the same way.
+    """
+    scored = np.zeros((num_arms, num_arms), bool)
+    scored[ballots.first[ballots.score > 0], ballots.second[ballots.score > 0]] = True
+    scored[ballots.second[ballots.score < 1], ballots.first[ballots.score < 1]] = True
+    _, label = connected_components(scored, directed=True, connection="strong")
+    # An arm of a better group reaches all worse ones; within a group all reach the same.
+    reach = np.linalg.matrix_power(scored.astype(float) + np.eye(num_arms), num_arms) > 0
+    order = sorted(set(label.tolist()), key=lambda g: reach[np.flatnonzero(label == g)[0]].sum())
+    return [np.flatnonzero(label == group) for group in order]
+
+
+def _expected(strength: Array) -> Array:
+    return 1 / (1 + np.exp(strength[None, :] - strength[:, None]))
+
+
+def _laplacian(weight: Array) -> Array:
+    weight = weight - np.diag(np.diag(weight))
+    return np.diag(weight.sum(axis=1)) - weight
+
+
+def _refuse_unlinked(ballots: Ballots, arms: Sequence[str]) -> None:
+    linked = np.zeros((len(arms), len(arms)), bool)
+    linked[ballots.first, ballots.second] = True
+    num, label = connected_components(linked, directed=False)
+    if num > 1:
+        one, other = arms[0], arms[int(np.flatnonzero(label != label[0])[0])]
+        raise InputError(
+            f"votes: no chain of votes links arm {one} with arm {other}, so nothing can be said of "
+            "their difference. Collect votes on both, or leave one out of the page's pairs."
+        )
+
+
+# --------------------------------------------------------------------------- uncertainty
+
+
+class _Sums(NamedTuple):
+    """Influences summed within clusters."""
+
+    prompt: Array
+    """[prompts, K]."""
+
+    rater: Array
+    """[raters, K]."""
+
+    both: Array
+    """[cells, K], a cell being one prompt and one rater."""
+
+    prompt_of: Array
+    """[cells], number of each cell's prompt."""
+
+    rater_of: Array
+    """[cells], number of each cell's rater."""
+
+
+def _cluster_sums(ballots: Ballots, influence: Array) -> _Sums:
+    _, prompt = np.unique(ballots.prompt, return_inverse=True)
+    _, rater = np.unique(ballots.rater, return_inverse=True)
+    num_raters = int(rater.max()) + 1
+    cells, cell = np.unique(prompt * num_raters + rater, return_inverse=True)
+
+    def summed(code: Array) -> Array:
+        total = np.zeros((int(code.max()) + 1, influence.shape[1]))
+        np.add.at(total, code, influence)
+        return total
+
+    prompt_of, rater_of = np.divmod(cells, num_raters)
+    return _Sums(summed(prompt), summed(rater), summed(cell), prompt_of, rater_of)
+
+
+class _Spread(NamedTuple):
+    """Variances of one contrast, and the clusters behind them."""
+
+    prompt: float
+    """Clustered by prompt."""
+
+    rater: float
+    """Clustered by rater."""
+
+    rest: float
+    """What both of these hold: the variance of single votes."""
+
+    num_prompts: int
+    num_raters: int
+
+    def half_prompt(self, level: float) -> float:
+        return _t(level, self.num_prompts - 1) * float(np.sqrt(self.prompt))
+
+    def half_both(self, level: float) -> float:
+        """Return the half-width with prompts and raters random.
+
+        Each variance gets the t quantile of its own clusters, as in `eval.stats.two_way_interval`,
+        so it is never narrower than the interval over raters alone and never undefined.
+        """
+        t_rater, t_prompt = _t(level, self.num_raters - 1), _t(level, self.num_prompts - 1)
+        added = t_prompt**2 * self.prompt - t_rater * t_prompt * self.rest
+        return float(np.sqrt(t_rater**2 * self.rater + max(0.0, added)))
+
+    @property
+    def variance(self) -> float:
+        return self.rater + max(self.prompt - self.rest, 0.0)
+
+
+def _t(level: float, df: int) -> float:
+    return float(stdtrit(df, (1 + level) / 2))
+
+
+def _spread(moved: _Sums) -> _Spread:
+    """Return the variances of a sum of influences, each [clusters].
+
+    Cameron, Gelbach and Miller add the variances clustered by prompt and by rater and subtract that
+    of their cells, for what was counted twice. The squares of cells hold the effects of prompts and
+    raters too; with few raters that subtracts too much. Here the part counted twice is the residual
+    variance of a two-way analysis of variance, which in a balanced design is exact.
+    """
+    num_prompts, num_raters = len(moved.prompt), len(moved.rater)
+    num_cells = len(moved.both)
+    df = num_cells - num_prompts - num_raters + 1
+    squares = (moved.both**2).sum()
+    squares -= (moved.prompt**2 / np.bincount(moved.prompt_of)).sum()
+    squares -= (moved.rater**2 / np.bincount(moved.rater_of)).sum()
+
+    def clustered(sums: Array) -> float:
+        num = len(sums)
+        return float((sums**2).sum() * num / (num - 1)) if num > 1 else np.nan
+
+    return _Spread(
+        prompt=clustered(moved.prompt),
+        rater=clustered(moved.rater),
+        # Where no prompt has two raters nothing is known of it, and nothing is subtracted.
+        rest=max(float(squares), 0.0) * num_cells / df if df > 0 else 0.0,
+        num_prompts=num_prompts,
+        num_raters=num_raters,
+    )
+
+
+def _contrast(strength: Array, weights: Array, sums: _Sums) -> Estimate:
+    """Return the weighted sum of strengths, in Elo points, with its intervals."""
+    is_used = weights != 0
+    value = float(strength[is_used] @ weights[is_used]) * ELO
+
+    def moved(influence: Array) -> Array:
+        return influence[:, is_used] @ weights[is_used] * ELO
+
+    spread = _spread(
+        sums._replace(prompt=moved(sums.prompt), rater=moved(sums.rater), both=moved(sums.both))
+    )
+    if spread.num_prompts < 2:
+        nothing = _interval(value, np.inf, np.nan, df=0.0, method="one prompt")
+        return Estimate(given_raters=nothing, with_raters=None, p_value=1.0)
+    given = _interval(
+        value, spread.half_prompt(LEVEL), np.sqrt(spread.prompt), df=float(spread.num_prompts - 1),
+        method="sandwich, clustered by prompt",
+    )  # fmt: skip
+    if spread.num_raters < MIN_RATERS:
+        return Estimate(given_raters=given, with_raters=None, p_value=_p(value, spread.half_prompt))
+    both = _interval(
+        value, spread.half_both(LEVEL), np.sqrt(spread.variance),
+        df=float(min(spread.num_raters, spread.num_prompts) - 1),
+        method="sandwich, clustered by prompt and rater",
+    )  # fmt: skip
+    return Estimate(given_raters=given, with_raters=both, p_value=_p(value, spread.half_both))
+
+
+def _interval(value: float, half: float, error: float, *, df: float, method: str) -> Interval:
+    return Interval(
+        estimate=value, low=value - half, high=value + half, standard_error=float(error), df=df,
+        method=method,
+    )  # fmt: skip
+
+
+def _p(value: float, half: Any) -> float:
+    """Return the p at which an interval would just touch zero."""
+    if value == 0:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(60):  # the half-width falls as p grows; 60 halvings reach 1e-18
+        middle = (low + high) / 2
+        if half(1 - middle) > abs(value):
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _against_mean(strength: Array, arm: int, sums: _Sums, *, rank: Array) -> Estimate:
+    """Return a strength less the mean of all, which exists only where no arm is separated."""
+    if len(set(rank.tolist())) == 1:
+        weights = np.full(len(strength), -1 / len(strength))
+        weights[arm] += 1
+        return _contrast(strength, weights, sums)
+    # Against a mean of infinities nothing but the ends has a place.
+    ends = {int(rank.min()): -np.inf, int(rank.max()): np.inf}
+    value = ends.get(int(rank[arm]), np.nan)
+    unbounded = Interval(
+        estimate=value, low=-np.inf, high=np.inf, standard_error=np.nan, df=0.0,
+        method="separated: no finite rating",
+    )  # fmt: skip
+    return Estimate(given_raters=unbounded, with_raters=None, p_value=1.0)
+
+
+def _direct(ballots: Ballots, i: int, j: int) -> Float[np.ndarray, " M"]:
+    """Return the scores of arm `i` in its direct votes against `j`."""
+    forth = (ballots.first == i) & (ballots.second == j)
+    back = (ballots.first == j) & (ballots.second == i)
+    return np.concatenate([ballots.score[forth], 1 - ballots.score[back]])
+
+
+def _unbounded(ballots: Ballots, i: int, j: int, *, is_better: bool) -> Estimate:
+    """Return the difference of two arms between which every vote went one way.
+
+    Its finite end is Wilson's limit of a share of 1 with one observation per prompt, and its p that
+    of the sign-flip test over prompts: 2^(1 - prompts). Both need direct votes; a chain of others'
+    votes bounds nothing.
+    """
+    where = ((ballots.first == i) & (ballots.second == j)) | (
+        (ballots.first == j) & (ballots.second == i)
+    )
+    num = len(np.unique(ballots.prompt[where]))
+    least, p_value = -np.inf, 1.0
+    if num:
+        share = wilson_interval(num, num)[0]
+        least = float(np.log(share / (1 - share)) * ELO)
+        p_value = 2.0 ** (1 - num)
+    sign = 1.0 if is_better else -1.0
+    low, high = sorted((sign * least, sign * np.inf))
+    interval = Interval(
+        estimate=sign * np.inf, low=low, high=high, standard_error=np.nan, df=0.0,
+        method="separated: every vote went one way; Wilson over prompts",
+    )  # fmt: skip
+    return Estimate(given_raters=interval, with_raters=None, p_value=p_value)
