@@ -66,7 +66,7 @@ QUESTIONS: dict[Question, Asked] = {
     ),
     "style": Asked(
         "Which picture would you rather have?",
-        "A program made both from the same text, which you do not see. Go by looks and taste alone.",
+        "A program made both from one text, which you do not see. Go by looks and taste alone.",
         False,
     ),
     "coherence": Asked(

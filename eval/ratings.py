@@ -26,7 +26,7 @@ clustering"; Elo 1978 for the scale; Ford 1957 for when a finite rating exists.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -332,16 +332,18 @@ class _Spread(NamedTuple):
     def half_both(self, level: float) -> float:
         """Return the half-width with prompts and raters random.
 
-        Each variance gets the t quantile of its own clusters, as in `eval.stats.two_way_interval`,
-        so it is never narrower than the interval over raters alone and never undefined.
+        Each variance gets the t quantile of its own clusters, as in `eval.stats.two_way_interval`.
+        It is never narrower than the interval over either alone, since a second source of chance
+        makes nothing surer.
         """
         t_rater, t_prompt = _t(level, self.num_raters - 1), _t(level, self.num_prompts - 1)
         added = t_prompt**2 * self.prompt - t_rater * t_prompt * self.rest
-        return float(np.sqrt(t_rater**2 * self.rater + max(0.0, added)))
+        both = float(np.sqrt(t_rater**2 * self.rater + max(0.0, added)))
+        return max(both, self.half_prompt(level))
 
     @property
     def variance(self) -> float:
-        return self.rater + max(self.prompt - self.rest, 0.0)
+        return max(self.rater + self.prompt - self.rest, self.rater, self.prompt)
 
 
 def _t(level: float, df: int) -> float:
@@ -412,18 +414,18 @@ def _interval(value: float, half: float, error: float, *, df: float, method: str
     )  # fmt: skip
 
 
-def _p(value: float, half: Any) -> float:
+def _p(value: float, half: Callable[[float], float]) -> float:
     """Return the p at which an interval would just touch zero."""
     if value == 0:
         return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(60):  # the half-width falls as p grows; 60 halvings reach 1e-18
+    low, high = -35.0, 0.0  # of log p: the half-width falls as p grows
+    for _ in range(28):
         middle = (low + high) / 2
-        if half(1 - middle) > abs(value):
+        if half(1 - np.exp(middle)) > abs(value):
             low = middle
         else:
             high = middle
-    return high
+    return float(np.exp(high))
 
 
 def _against_mean(strength: Array, arm: int, sums: _Sums, *, rank: Array) -> Estimate:

@@ -162,10 +162,11 @@ def _draw_spots(compared: Sequence[Shelf], cfg: PreferenceConfig) -> list[Spot]:
 
 
 def _trial(question: str, spot: Spot, one: Shelf, other: Shelf) -> Trial:
+    """Return a trial whose id, which is on the page, is the same whatever the sides."""
+    one, other = sorted((one, other), key=lambda shelf: shelf.arm)
     left, prompt = one.ids[spot]
     right, _ = other.ids[spot]
-    # The arms enter in sorted order: the id is on the page and must not tell the sides.
-    what = [question, *spot, *sorted((one.arm, other.arm))]
+    what = [question, *spot, one.arm, other.arm]
     return Trial(
         trial_id=digest_bytes(canonical_json(what)),
         place=0,

@@ -107,12 +107,12 @@ def notes(answers: VoteAnswers) -> list[str]:
     basis = (
         "Intervals are over prompts and raters."
         if has_raters
-        else f"Intervals of some pairs are over prompts alone: they speak of these raters "
+        else "Intervals of some pairs are over prompts alone: they speak of the raters who voted "
         f"({', '.join(map(str, sorted(raters)))}), not of raters in general."
     )
     lines = [
         f"{basis} They take the trained models as given; p is corrected over all pairs and "
-        "questions (Holm). Ties count one half; repeats enter no rating.",
+        "questions (Holm); intervals are not. Ties count one half; repeats enter no rating.",
     ]
     if any(np.isinf(f.pair.difference.given_raters.estimate) for f in answers.findings):
         lines.append(

@@ -90,8 +90,10 @@ def ratings_table(answers: VoteAnswers) -> Table:
     """Make the table of every arm's rating by question."""
     rows, records = [], []
     for question, found in answers.ratings.items():
-        row = [Value(NAMES[question], note=f"{found.num_votes:,} votes, {found.num_prompts:,} "
-                     f"prompts, {found.num_raters:,} raters")]  # fmt: skip
+        counts = (("vote", found.num_votes), ("prompt", found.num_prompts),
+                  ("rater", found.num_raters))  # fmt: skip
+        note = ", ".join(f"{num:,} {what}{'s' * (num != 1)}" for what, num in counts)
+        row = [Value(NAMES[question], note=note)]
         for arm, rating in zip(found.arms, found.ratings, strict=True):
             if arm == answers.anchor:
                 row.append(Value("0", 0.0, "anchor"))
