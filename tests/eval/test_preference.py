@@ -360,12 +360,14 @@ def test_a_prompt_is_text_and_stands_with_its_question_alone(
 
 
 @needs_browser
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+@pytest.mark.parametrize(
+    ("scheme", "width", "height"), [("light", 1200, 840), ("dark", 390, 840), ("dark", 840, 390)]
+)
 def test_every_screen_passes_the_accessibility_check(
-    browser: Any, short: Preference, scheme: str, width: int
+    browser: Any, short: Preference, scheme: str, width: int, height: int
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    viewport = {"width": width, "height": 840}
+    viewport = {"width": width, "height": height}
     rater = Rater(browser, short, color_scheme=scheme, viewport=viewport)
 
     def check() -> None:
