@@ -424,6 +424,9 @@ class ReportConfig:
     distribution: Path | None = None
     """Distances between distributions (`eval distribution`), shown beside the scores."""
 
+    votes: Path | None = None
+    """Votes of people on blinded pairs (`eval votes`), for a section of their own."""
+
     primary: PrimaryConfig
     """The headline comparison."""
 

@@ -17,6 +17,8 @@ from eval.report_distribution import distribution_table, open_distances, sizes_t
 from eval.report_inputs import Opened
 from eval.report_rows import order_arms
 from eval.table import Table
+from eval.votes_artifact import VOTES, VOTES_VERSION
+from eval.votes_tables import preference_tables
 from launch.run import Run
 
 
@@ -61,12 +63,28 @@ def distances(opened: Opened, cfg: ReportConfig) -> Section | None:
     )
 
 
+def people(opened: Opened, cfg: ReportConfig) -> Section | None:
+    """Show what people preferred."""
+    if cfg.votes is None:
+        return None
+    found = preference_tables(cfg.votes)
+    return Section(
+        id="people",
+        name="People",
+        title="What people prefer",
+        words=found.notes,
+        tables=found.shown,
+        folded=found.folded,
+    )
+
+
 INPUTS: Final[Mapping[str, tuple[str, int]]] = {
-    "distribution": (DISTRIBUTION, DISTRIBUTION_VERSION)
+    "distribution": (DISTRIBUTION, DISTRIBUTION_VERSION),
+    "votes": (VOTES, VOTES_VERSION),
 }
 """Field of `ReportConfig` that may be None -> artifact and version that it names."""
 
-ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = (distances,)
+ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = (distances, people)
 """Functions that make the sections, in the order of the page."""
 
 

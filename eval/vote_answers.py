@@ -19,8 +19,15 @@ from eval.ratings import Ballots, Pair, Ratings, rate
 from eval.stats import Interval, Verdict, holm
 from launch.errors import ArtifactError
 
-COMPARED = ("clip_similarity", "claims_held")
-"""Metrics that are compared with votes: the others are the same in another unit, or counts."""
+BETTER_IS = {
+    "clip_similarity": 1.0,
+    "claims_held": 1.0,
+    "geneval_correct": 1.0,
+    "words_exact": 1.0,
+    "words_error_rate": -1.0,
+}
+"""Metrics that are compared with votes, 1 where more is better, -1 where less is; the others are
+the same in another unit, or counts."""
 
 _VALUE = {"left": 0, "tie": 1, "right": 2}
 
@@ -196,8 +203,9 @@ def _predict(
     for generation, metric, scoring, axis, value in zip(
         *(scores[name].to_pylist() for name in names), strict=True
     ):
-        if metric in COMPARED and axis is None:
-            values.setdefault((metric, scoring), {})[generation] = value
+        # GenEval's axis is the prompt's task, of which it has one; other axes are parts of a whole.
+        if metric in BETTER_IS and (axis is None or metric == "geneval_correct"):
+            values.setdefault((metric, scoring), {})[generation] = BETTER_IS[metric] * value
     found = []
     for question in questions:
         decided = [row for row in _of(rows, question) if row["choice"] != "tie"]
@@ -207,8 +215,8 @@ def _predict(
             for row in decided:
                 left, right = (value_of.get(row[f"{s}_generation_id"]) for s in ("left", "right"))
                 if left is None or right is None:
-                    if metric == "claims_held":
-                        continue  # a prompt that claims nothing has no such score
+                    if left is right and metric != "clip_similarity":
+                        continue  # a prompt that says nothing of the kind has no such score
                     raise ArtifactError(
                         f"scores: {where}: no score of a picture that {row['rater']!r} voted on, "
                         f"trial {row['trial_id']}; a metric is compared on the very pictures. Name "

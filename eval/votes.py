@@ -10,12 +10,10 @@ Files are read in `eval.ballot_box`; what votes say is in `eval.vote_answers`.
 
 from __future__ import annotations
 
-import numpy as np
-
 from eval.artifacts import SCORES, SCORES_VERSION, open_scores
 from eval.ballot_box import read_votes
 from eval.config import VotesConfig
-from eval.vote_answers import VoteAnswers, answer_votes
+from eval.vote_answers import answer_votes
 from eval.votes_artifact import (
     PREFERENCE,
     PREFERENCE_VERSION,
@@ -24,7 +22,7 @@ from eval.votes_artifact import (
     open_preference,
     votes_table,
 )
-from eval.votes_tables import as_text, tables_of
+from eval.votes_tables import as_text, notes, tables_of
 from launch.errors import InputError
 from launch.manifest import canonical_json, digest_bytes, digest_file, write_bytes, write_parquet
 from launch.run import Run
@@ -98,25 +96,3 @@ def votes(cfg: VotesConfig, run: Run) -> None:
         parts=["votes.parquet", SUMMARY, *(f"tables/{made.name}.csv" for made in tables)],
         recipe={"arms": preference.arms, "page": preference.page_digest},
     )
-
-
-def notes(answers: VoteAnswers) -> list[str]:
-    """Return what a reader must know beside the tables."""
-    raters = {found.num_raters for found in answers.ratings.values()}
-    has_raters = all(f.pair.difference.with_raters is not None for f in answers.findings)
-    basis = (
-        "Intervals are over prompts and raters."
-        if has_raters
-        else "Intervals of some pairs are over prompts alone: they speak of the raters who voted "
-        f"({', '.join(map(str, sorted(raters)))}), not of raters in general."
-    )
-    lines = [
-        f"{basis} They take the trained models as given; p is corrected over all pairs and "
-        "questions (Holm); intervals are not. Ties count one half; repeats enter no rating.",
-    ]
-    if any(np.isinf(f.pair.difference.given_raters.estimate) for f in answers.findings):
-        lines.append(
-            "∞ stands where every vote between two arms went one way: no finite rating exists, and "
-            "the end that is given rests on the number of prompts."
-        )
-    return lines

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from eval.ratings import Estimate
-from eval.report_answers import MINUS, bracket, number
-from eval.report_tables import MARKS, NOTHING, Table, Value, ends
+from eval.report_tables import MARKS
 from eval.stats import Interval, smallest_detectable
+from eval.table import Table, Value, ends
 from eval.vote_answers import VoteAnswers, answer_votes
 from eval.votes_artifact import open_votes
+from eval.words import MINUS, NOTHING, bracket, number, p_value
 
 NAMES = {
     "prompt_following": "prompt following",
@@ -25,8 +27,16 @@ NAMES = {
 """Questions in words."""
 
 
-def preference_tables(folder: Path) -> list[Table]:
-    """Return the tables of a votes artifact, computed from its rows; the pairs come first."""
+class Shown(NamedTuple):
+    """What a report shows of votes."""
+
+    notes: list[str]
+    shown: list[Table]
+    folded: list[Table]
+
+
+def preference_tables(folder: Path) -> Shown:
+    """Return notes and tables of a votes artifact, computed from its rows."""
     votes = open_votes(folder)
     recipe = votes.manifest.recipe
     answers = answer_votes(
@@ -36,7 +46,11 @@ def preference_tables(folder: Path) -> list[Table]:
         resamples=recipe["resamples"],
         seed=recipe["seed"],
     )
-    return [pairs_table(answers), ratings_table(answers), alpha_table(answers)]
+    return Shown(
+        notes=notes(answers),
+        shown=[pairs_table(answers)],
+        folded=[ratings_table(answers), alpha_table(answers)],
+    )
 
 
 def tables_of(answers: VoteAnswers) -> list[Table]:
@@ -64,7 +78,7 @@ def pairs_table(answers: VoteAnswers) -> Table:
                 ),
                 _percent(pair.share, f"{pair.num_votes:,} votes, {pair.num_ties:,} ties"),
                 Value(number(detectable, 0), detectable),
-                Value(f"{finding.p_holm:.2g}", finding.p_holm),
+                Value(p_value(finding.p_holm), finding.p_holm),
                 Value(verdict.value),
             ]
         )
@@ -238,3 +252,25 @@ def as_text(tables: Sequence[Table]) -> str:
         ]
         blocks.append("\n".join([table.title, *(f"  {line}" for line in lines)]))
     return "\n\n".join(blocks) + "\n"
+
+
+def notes(answers: VoteAnswers) -> list[str]:
+    """Return what a reader must know beside the tables."""
+    raters = {found.num_raters for found in answers.ratings.values()}
+    has_raters = all(f.pair.difference.with_raters is not None for f in answers.findings)
+    basis = (
+        "Intervals are over prompts and raters."
+        if has_raters
+        else "Intervals of some pairs are over prompts alone: they speak of the raters who voted "
+        f"({', '.join(map(str, sorted(raters)))}), not of raters in general."
+    )
+    lines = [
+        f"{basis} They take the trained models as given; p is corrected over all pairs and "
+        "questions (Holm); intervals are not. Ties count one half; repeats enter no rating.",
+    ]
+    if any(np.isinf(f.pair.difference.given_raters.estimate) for f in answers.findings):
+        lines.append(
+            "∞ stands where every vote between two arms went one way: no finite rating exists, and "
+            "the end that is given rests on the number of prompts."
+        )
+    return lines

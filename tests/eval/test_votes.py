@@ -184,7 +184,9 @@ def test_p_is_corrected_over_all_pairs_and_questions(voted: Path) -> None:
 
 
 def test_a_report_gets_the_same_tables_from_the_rows(voted: Path) -> None:
-    tables = {table.name: table for table in preference_tables(voted)}
+    shown = preference_tables(voted)
+    tables = {table.name: table for table in [*shown.shown, *shown.folded]}
+    assert shown.notes
     assert list(tables) == ["preference_pairs", "preference_ratings", "preference_alpha"]
     for name, table in tables.items():
         assert table.csv() == (voted / "tables" / f"{name}.csv").read_bytes()
