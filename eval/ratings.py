@@ -4,8 +4,6 @@ The model is that of Bradley and Terry: an arm rated d points above another is e
 1 / (1 + 10^(-d / 400)) against it, where a preference scores 1 and *a tie one half*. Ties as half
 wins make a rating a statement about the expected score, whatever the share of ties; a model with a
 parameter for ties (Davidson 1970) would rate the same arms further apart the more ties there are.
-With ties the likelihood is a quasi-likelihood, and its maximum is right as soon as the expected
-scores are (Papke and Wooldridge 1996).
 
 Votes on one prompt resemble each other, and so do votes of one rater. Two kinds of interval:
 
@@ -31,11 +29,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 from scipy.special import stdtrit
 
+from eval.bradley_terry import Ballots, fit, influences, refuse_unlinked, separated
 from eval.stats import LEVEL, Interval, Verdict, wilson_interval
 from launch.errors import InputError
 
@@ -46,25 +44,6 @@ ELO = 400 / np.log(10)
 
 MIN_RATERS = 4
 """Raters from which on an interval may include them."""
-
-
-class Ballots(NamedTuple):
-    """Votes as numbers: one entry per vote, in any order."""
-
-    first: Int64[np.ndarray, " N"]
-    """Number of one arm."""
-
-    second: Int64[np.ndarray, " N"]
-    """Number of the other."""
-
-    score: Float[np.ndarray, " N"]
-    """1 where `first` was preferred, 0 where `second` was, 0.5 for a tie."""
-
-    prompt: Shaped[np.ndarray, " N"]
-    """Cluster: what the prompt speaks of."""
-
-    rater: Shaped[np.ndarray, " N"]
-    """Cluster: who voted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +119,7 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
         raise InputError(
             f"anchor: {anchor!r} is no arm of these votes; expected one of {', '.join(arms)}"
         )
-    _refuse_unlinked(ballots, arms)
+    refuse_unlinked(ballots, arms)
     groups = separated(ballots, len(arms))
     influence = np.full((len(ballots.score), len(arms)), np.nan)
     strength = np.full(len(arms), np.nan)
@@ -191,87 +170,6 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
         num_prompts=len(np.unique(ballots.prompt)),
         num_raters=len(np.unique(ballots.rater)),
     )
-
-
-# --------------------------------------------------------------------------- the fit
-
-
-def fit(ballots: Ballots, num_arms: int) -> Float[np.ndarray, " K"]:
-    """Return the log-odds strengths that maximise the quasi-likelihood, with mean 0.
-
-    The votes must allow finite ones: see `separated`. Newton's method; the likelihood is concave,
-    and halving a step that does not raise it makes it sure.
-    """
-    wins = np.zeros((num_arms, num_arms))  # [K, K], score of row against column
-    np.add.at(wins, (ballots.first, ballots.second), ballots.score)
-    np.add.at(wins, (ballots.second, ballots.first), 1 - ballots.score)
-    games = wins + wins.T
-
-    def likelihood(strength: Array) -> float:
-        gaps = strength[:, None] - strength[None, :]
-        return float(-(wins * np.logaddexp(0, -gaps)).sum())
-
-    strength = np.zeros(num_arms)
-    for _ in range(100):
-        expected = _expected(strength)
-        slope = (wins - games * expected).sum(axis=1)
-        step = np.linalg.pinv(_laplacian(games * expected * (1 - expected)), hermitian=True) @ slope
-        if np.abs(step).max(initial=0.0) < 1e-12:
-            break
-        size, before = 1.0, likelihood(strength)
-        while likelihood(strength + size * step) < before - 1e-12 * abs(before) and size > 1e-6:
-            size /= 2
-        strength = strength + size * step
-        strength -= strength.mean()
-    return strength
-
-
-def influences(ballots: Ballots, strength: Float[np.ndarray, " K"]) -> Float[np.ndarray, "N K"]:
-    """Return how much each vote moved each strength: inverse information times score."""
-    num_arms = len(strength)
-    expected = 1 / (1 + np.exp(strength[ballots.second] - strength[ballots.first]))
-    weight = np.zeros((num_arms, num_arms))
-    np.add.at(weight, (ballots.first, ballots.second), expected * (1 - expected))
-    inverse = np.linalg.pinv(_laplacian(weight + weight.T), hermitian=True)  # [K, K]
-    residual = (ballots.score - expected)[:, None]
-    return residual * (inverse[ballots.first] - inverse[ballots.second])
-
-
-def separated(ballots: Ballots, num_arms: int) -> list[Int64[np.ndarray, " G"]]:
-    """Return the groups of arms within which finite ratings exist, the worst group first.
-
-    Two arms are in one group if each has scored against the other, directly or along a chain
-    (Ford 1957). Between groups every vote went the same way.
-    """
-    scored = np.zeros((num_arms, num_arms), bool)
-    scored[ballots.first[ballots.score > 0], ballots.second[ballots.score > 0]] = True
-    scored[ballots.second[ballots.score < 1], ballots.first[ballots.score < 1]] = True
-    _, label = connected_components(scored, directed=True, connection="strong")
-    # An arm of a better group reaches all worse ones; within a group all reach the same.
-    reach = np.linalg.matrix_power(scored.astype(float) + np.eye(num_arms), num_arms) > 0
-    order = sorted(set(label.tolist()), key=lambda g: reach[np.flatnonzero(label == g)[0]].sum())
-    return [np.flatnonzero(label == group) for group in order]
-
-
-def _expected(strength: Array) -> Array:
-    return 1 / (1 + np.exp(strength[None, :] - strength[:, None]))
-
-
-def _laplacian(weight: Array) -> Array:
-    weight = weight - np.diag(np.diag(weight))
-    return np.diag(weight.sum(axis=1)) - weight
-
-
-def _refuse_unlinked(ballots: Ballots, arms: Sequence[str]) -> None:
-    linked = np.zeros((len(arms), len(arms)), bool)
-    linked[ballots.first, ballots.second] = True
-    num, label = connected_components(linked, directed=False)
-    if num > 1:
-        one, other = arms[0], arms[int(np.flatnonzero(label != label[0])[0])]
-        raise InputError(
-            f"votes: no chain of votes links arm {one} with arm {other}, so nothing can be said of "
-            "their difference. Collect votes on both, or leave one out of the page's pairs."
-        )
 
 
 # --------------------------------------------------------------------------- uncertainty

@@ -67,7 +67,8 @@ def people(opened: Opened, cfg: ReportConfig) -> Section | None:
     """Show what people preferred."""
     if cfg.votes is None:
         return None
-    found = preference_tables(cfg.votes)
+    shown = {i for made in opened.generations for i in made.table["generation_id"].to_pylist()}
+    found = preference_tables(cfg.votes, among=shown)
     return Section(
         id="people",
         name="People",

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from eval.bradley_terry import Ballots
 from eval.raters import Share, alpha, metric_agreement
-from eval.ratings import Ballots, Pair, Ratings, rate
+from eval.ratings import Pair, Ratings, rate
 from eval.stats import Interval, Verdict, holm
 from launch.errors import ArtifactError
 

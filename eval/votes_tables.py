@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from eval.table import Table, Value, ends
 from eval.vote_answers import VoteAnswers, answer_votes
 from eval.votes_artifact import open_votes
 from eval.words import MINUS, NOTHING, bracket, number, p_value
+from launch.errors import ArtifactError
 
 NAMES = {
     "prompt_following": "prompt following",
@@ -35,9 +36,24 @@ class Shown(NamedTuple):
     folded: list[Table]
 
 
-def preference_tables(folder: Path) -> Shown:
-    """Return notes and tables of a votes artifact, computed from its rows."""
+def preference_tables(folder: Path, *, among: Set[str]) -> Shown:
+    """Return notes and tables of a votes artifact, computed from its rows.
+
+    Args:
+        folder: The votes artifact.
+        among: `generation_id` of every picture that the report speaks of.
+
+    Raises:
+        ArtifactError: People voted on other pictures.
+    """
     votes = open_votes(folder)
+    sides = ("left_generation_id", "right_generation_id")
+    others = {i for side in sides for i in votes.table[side].to_pylist()} - among
+    if others:
+        raise ArtifactError(
+            f"{folder}: holds votes on {len(others):,} pictures that are not among the report's "
+            f"generations, {min(others)} first. Name votes on the pictures of this study."
+        )
     recipe = votes.manifest.recipe
     answers = answer_votes(
         votes.table,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.ratings import ELO, MIN_RATERS, Ballots, fit, rate, separated
+from eval.bradley_terry import Ballots, fit, separated
+from eval.ratings import ELO, MIN_RATERS, rate
 from eval.stats import Verdict, two_way_interval, wilson_interval
 from launch.errors import InputError
 
@@ -213,7 +214,7 @@ def test_intervals_that_include_raters_hold_the_truth_and_others_do_not() -> Non
 @pytest.mark.parametrize("raters", [4, 8])
 @pytest.mark.parametrize("spread", [(0.0, 0.0), (0.7, 0.0), (0.0, 0.7), (0.7, 0.7)])
 def test_the_coverage_is_near_its_level(raters: int, spread: tuple[float, float]) -> None:
-    found = simulate(prompts=24, raters=raters, spread=spread, trials=1000)
+    found = simulate(prompts=24, raters=raters, spread=spread, trials=300)
     print(raters, spread, found)
     assert 0.92 <= found["including"] <= 0.995
     if spread[1] == 0:

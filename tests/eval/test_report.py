@@ -495,6 +495,38 @@ def test_what_an_added_section_reads_is_an_input_of_the_report(
     assert "extra" in {i.role for i in read_manifest(folder).inputs}
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_people_prefer_has_its_section(tmp_path: Path) -> None:
+    from eval.config import PreferenceConfig, VotesConfig
+    from eval.preference import preference
+    from eval.votes import votes
+    from eval.votes_artifact import open_preference
+
+    cfg = build(tmp_path / "study", Study())
+    asked = PreferenceConfig(
+        generations=cfg.generations, prompts=cfg.prompts, styles=["human"], num_prompts=4
+    )
+    preference(asked, Run(out=tmp_path / "page", verb="eval preference", config=asked))
+    made = open_preference(tmp_path / "page")
+    lines = [
+        {"page": made.page_digest, "rater": SCRIPT, "trial": trial, "choice": choice}
+        for trial, choice in zip(
+            made.trials, ("left", "right", "tie") * len(made.trials), strict=False
+        )
+    ]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = VotesConfig(preference=tmp_path / "page", votes=[tmp_path / "votes.jsonl"])
+    votes(read, Run(out=tmp_path / "votes", verb="eval votes", config=read))
+    out = write_report(tmp_path / "report", replace(cfg, votes=tmp_path / "votes"))
+    page = (out / PAGE).read_text()
+    assert '<section id="people">' in page
+    assert "over prompts alone" in page
+    assert {row["question"] for row in records(out, "preference_pairs")} == {
+        "style", "coherence", "prompt_following",
+    }  # fmt: skip
+    assert "votes" in {i.role for i in read_manifest(out).inputs}
+
+
 def test_a_formula_in_a_caption_stays_text_in_a_spreadsheet() -> None:
     from eval.table import Table
 

@@ -184,7 +184,12 @@ def test_p_is_corrected_over_all_pairs_and_questions(voted: Path) -> None:
 
 
 def test_a_report_gets_the_same_tables_from_the_rows(voted: Path) -> None:
-    shown = preference_tables(voted)
+    rows = open_votes(voted).table
+    sides = ("left_generation_id", "right_generation_id")
+    pictures = {i for side in sides for i in rows[side].to_pylist()}
+    with pytest.raises(ArtifactError, match="not among the report's generations"):
+        preference_tables(voted, among=pictures - {min(pictures)})
+    shown = preference_tables(voted, among=pictures)
     tables = {table.name: table for table in [*shown.shown, *shown.folded]}
     assert shown.notes
     assert list(tables) == ["preference_pairs", "preference_ratings", "preference_alpha"]
