@@ -34,7 +34,8 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cfg(make: Any, tmp_path_factory: pytest.TempPathFactory) -> PreferenceConfig:
     """Three arms with two noise seeds each, on twelve prompts that would be scripts if they could."""
-    made = make.world(tmp_path_factory.mktemp("zoo"), num=48)
+    # The name of the folder shapes the ids, and these the draws.
+    made = make.world(tmp_path_factory.mktemp("preference") / "zoo", num=48)
     texts = [f"{SCRIPT} {i}" for i in range(48)]
     prompts = make.prompts(made, {"human": texts, "dsc": texts})
     generations = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -501,6 +502,7 @@ def test_what_people_prefer_has_its_section(tmp_path: Path) -> None:
     from eval.preference import preference
     from eval.votes import votes
     from eval.votes_artifact import open_preference
+    from launch.run import Run
 
     cfg = build(tmp_path / "study", Study())
     asked = PreferenceConfig(
