@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from eval.intervals import Interval
 from eval.report_answers import Answers, Cell, Difference
 from eval.report_rows import CHECKS, Measure
-from eval.stats import Comparison, Interval, Verdict
+from eval.stats import Comparison, Verdict
 from eval.table import Table, Value, ends
 from eval.words import (
     DIGITS,
