@@ -39,6 +39,31 @@ class Rows(NamedTuple):
     """Score."""
 
 
+class Matched(NamedTuple):
+    """Differences between two arms, one for every picture, by training seed, prompt and noise."""
+
+    difference: Float[np.ndarray, " N"]
+    """First arm minus second."""
+
+    row: Int64[np.ndarray, " N"]
+    """Place of the picture's training seed in `model_seeds`."""
+
+    column: Int64[np.ndarray, " N"]
+    """Place of the picture's cluster in `pairs`."""
+
+    prompt: Shaped[np.ndarray, " N"]
+    """`prompt_id`."""
+
+    seed: Int64[np.ndarray, " N"]
+    """Seed of the picture's noise."""
+
+    model_seeds: Int64[np.ndarray, " S"]
+    """Training seeds that both arms have."""
+
+    pairs: Shaped[np.ndarray, " P"]
+    """Clusters."""
+
+
 class Paired(NamedTuple):
     """Differences between two arms, a mean for every training seed and cluster."""
 
@@ -68,6 +93,44 @@ def pair_rows(
     names: tuple[str, str] = ("one", "other"),
     name_of: Callable[[Any], object] = str,
 ) -> Paired:
+    """Subtract the rows of `other` from those of `one` and average over every cluster's pictures.
+
+    Args:
+        one: Rows of the first arm.
+        other: Rows of the second.
+        names: Names of the two arms, for messages.
+        name_of: Turns an entry of `Rows.prompt` into the name of that prompt, for messages.
+
+    Raises:
+        InputError: As `match_rows`, or a cluster lacks pictures of a training seed.
+    """
+    matched = match_rows(one, other, names=names, name_of=name_of)
+    seeds, pairs = matched.model_seeds, matched.pairs
+    cell = matched.row * len(pairs) + matched.column
+    size = len(seeds) * len(pairs)
+    count = np.bincount(cell, minlength=size)
+    if not count.all():
+        at = int(np.argmin(count))
+        raise InputError(
+            f"comparison of {names[0]} with {names[1]}: prompt cluster {pairs[at % len(pairs)]} "
+            f"has no picture of training seed {seeds[at // len(pairs)]}. Sample and score it."
+        )
+    total = np.bincount(cell, weights=matched.difference, minlength=size)
+    return Paired(
+        matrix=(total / count).reshape(len(seeds), len(pairs)),
+        model_seeds=seeds,
+        pairs=pairs,
+        num_pictures=len(matched.difference),
+    )
+
+
+def match_rows(
+    one: Rows,
+    other: Rows,
+    *,
+    names: tuple[str, str] = ("one", "other"),
+    name_of: Callable[[Any], object] = str,
+) -> Matched:
     """Subtract the rows of `other` from those of `one`, matched by prompt, noise and training seed.
 
     Training seeds that only one of the two has are left out; within the seeds that both have,
@@ -107,22 +170,14 @@ def pair_rows(
             f"{rows.seed[at]}, training seed {rows.model_seed[at]}. Sample and score it again."
         )
     pairs, column = np.unique(one.pair, return_inverse=True)
-    row = np.searchsorted(shared, one.model_seed)
-    cell = row * len(pairs) + column
-    size = len(shared) * len(pairs)
-    count = np.bincount(cell, minlength=size)
-    if not count.all():
-        at = int(np.argmin(count))
-        raise InputError(
-            f"comparison of {names[0]} with {names[1]}: prompt cluster {pairs[at % len(pairs)]} "
-            f"has no picture of training seed {shared[at // len(pairs)]}. Sample and score it."
-        )
-    total = np.bincount(cell, weights=one.value - other.value, minlength=size)
-    return Paired(
-        matrix=(total / count).reshape(len(shared), len(pairs)),
+    return Matched(
+        difference=one.value - other.value,
+        row=np.searchsorted(shared, one.model_seed),
+        column=column,
+        prompt=one.prompt,
+        seed=one.seed,
         model_seeds=shared,
         pairs=pairs,
-        num_pictures=len(one.value),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -15,20 +13,20 @@ from eval.two_way import two_way_interval, two_way_p
 TRIALS = 2000
 TRUTH = 1.5
 
+SEED_EFFECTS = [(0.1, 1.0, 0.7, 0.7), (0.3, 1.0, 0.3, 0.5), (1.0, 1.0, 0.5, 0.5)]
+"""Standard deviations of training seed, prompt, both together, noise."""
+
 
 def studies(
     *, seeds: int, prompts: int, images: int = 1, sd: tuple[float, float, float, float]
-) -> Iterator[np.ndarray]:
-    """Draw differences [S, P, G] with effects of training seeds, prompts, both, and noise."""
+) -> np.ndarray:
+    """Draw differences [trial, S, P, G] with effects of training seed, prompt, both, and noise."""
     generator = np.random.default_rng(11)
-    for _ in range(TRIALS):
-        yield (
-            TRUTH
-            + sd[0] * generator.normal(size=(seeds, 1, 1))
-            + sd[1] * generator.normal(size=(1, prompts, 1))
-            + sd[2] * generator.normal(size=(seeds, prompts, 1))
-            + sd[3] * generator.normal(size=(seeds, prompts, images))
-        )
+    shapes = [(seeds, 1, 1), (1, prompts, 1), (seeds, prompts, 1), (seeds, prompts, images)]
+    parts = (
+        s * generator.normal(size=(TRIALS, *shape)) for s, shape in zip(sd, shapes, strict=True)
+    )
+    return TRUTH + sum(parts)
 
 
 def holds(interval: Interval, truth: float = TRUTH) -> bool:
@@ -36,37 +34,32 @@ def holds(interval: Interval, truth: float = TRUTH) -> bool:
 
 
 @pytest.mark.parametrize("seeds", [4, 8])
-@pytest.mark.parametrize(
-    "sd", [(0.1, 1.0, 0.7, 0.7), (0.3, 1.0, 0.3, 0.5), (1.0, 1.0, 0.5, 0.5)], ids=str
-)
+@pytest.mark.parametrize("sd", SEED_EFFECTS, ids=str)
 def test_intervals_with_training_seeds_cover_new_models_on_new_prompts(
     seeds: int, sd: tuple[float, float, float, float]
 ) -> None:
-    held = [
-        holds(two_way_interval(d.mean(axis=-1)))
-        for d in studies(seeds=seeds, prompts=60, images=2, sd=sd)
-    ]
+    matrices = studies(seeds=seeds, prompts=60, images=2, sd=sd).mean(axis=-1)
+    held = two_way_p(matrices - TRUTH) >= 0.05
     assert 0.93 <= np.mean(held) <= 0.97
+    assert [holds(two_way_interval(m)) for m in matrices[:50]] == held[:50].tolist()
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_given_the_models_cover_what_these_models_do_on_new_prompts(seeds: int) -> None:
-    generator = np.random.default_rng(3)
-    held, new_models = [], []
-    for d in studies(seeds=seeds, prompts=60, images=2, sd=(0.0, 1.0, 0.5, 0.5)):
-        effect = 0.5 * generator.normal(size=(seeds, 1, 1))
-        interval = t_interval((d + effect).mean(axis=(0, 2)))
-        held.append(holds(interval, TRUTH + effect.mean()))
-        new_models.append(holds(interval))
-    assert 0.93 <= np.mean(held) <= 0.97
+    differences = studies(seeds=seeds, prompts=60, images=2, sd=(0.0, 1.0, 0.5, 0.5))
+    models = 0.5 * np.random.default_rng(3).normal(size=(TRIALS, seeds, 1, 1))
+    intervals = [t_interval(d.mean(axis=(0, 2))) for d in differences + models]
+    of_these = [holds(i, TRUTH + m.mean()) for i, m in zip(intervals, models, strict=True)]
+    assert 0.93 <= np.mean(of_these) <= 0.97
+    new_models = [holds(i) for i in intervals]
     assert np.mean(new_models) < 0.75, "this interval says nothing of training again"
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
 def test_bootstrap_intervals_cover_the_truth(method: str) -> None:
     held = [
-        holds(bootstrap_interval(d.mean(axis=(0, 2)), resamples=300, seed=i, method=method))  # type: ignore[arg-type]
-        for i, d in enumerate(studies(seeds=1, prompts=60, sd=(0.0, 1.0, 0.0, 1.0)))
+        holds(bootstrap_interval(d.mean(axis=(0, 2)), resamples=400, seed=i, method=method))  # type: ignore[arg-type]
+        for i, d in enumerate(studies(seeds=1, prompts=100, sd=(0.0, 1.0, 0.0, 1.0)))
     ]
     assert 0.93 <= np.mean(held) <= 0.97
 
