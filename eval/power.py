@@ -22,7 +22,7 @@ from scipy.stats import qmc
 from eval.components import Components
 from eval.intervals import LEVEL, POWER, Array
 from eval.stats import MIN_SEEDS
-from eval.two_way import MeanSquares, half_width
+from eval.two_way import TINY, MeanSquares, half_width
 
 NODES = 10
 """Binary logarithm of the number of chi-squares that stand for all: power is right to 0.1%."""
@@ -102,7 +102,7 @@ def detectable(
         found += special.ndtr((-middle[..., None] - half) / error)
         is_enough = found.mean(axis=-1) >= power
         low, high = np.where(is_enough, low, middle), np.where(is_enough, middle, high)
-    return high
+    return np.asarray(high)
 
 
 def fewest_prompts(
@@ -171,7 +171,7 @@ def _half_and_error(
         quantile = special.stdtrit(design.prompts - 1, (1 + level) / 2)
         half = quantile * np.sqrt(squares.prompts * prompts / size)
         variance = squares.prompts / size
-    return half, np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+    return half, np.sqrt(np.maximum(variance, TINY))
 
 
 @functools.cache

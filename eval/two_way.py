@@ -41,7 +41,10 @@ def two_way_interval(matrix: Float[np.ndarray, "S P"], *, level: float = LEVEL) 
 
         half = (t_S MS_S + t_P (MS_P - MS_E)) / (MS_S + MS_P - MS_E) * standard error
 
-    COVERAGE
+    Integrated over seeds 4 to 16, prompts 30 to 1,000 and effects of either from none to dominant,
+    intervals at 95% cover the truth in 94.9 to 96.8% of studies, at 99.5%, where a Holm correction
+    over ten looks, in 99.5 to 99.9%. A pooled df after Satterthwaite goes down to 93.6 and 98.4%,
+    a t interval over the seeds' means, which takes the prompts as given, to 0%.
 
     Source: Cochran and Cox 1950, "Experimental Designs", section 4.14, for the averaged quantile.
 
@@ -72,7 +75,7 @@ def two_way_p(matrix: Float[np.ndarray, "*K S P"]) -> Float[np.ndarray, "*K"]:
         p = (low + high) / 2
         half = half_width(squares, num_seeds=num_seeds, num_prompts=num_prompts, level=1 - p)
         low, high = np.where(half > mean, p, low), np.where(half > mean, high, p)
-    return high
+    return np.asarray(high)
 
 
 def mean_squares(matrix: Float[np.ndarray, "*K S P"]) -> MeanSquares:

@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_bootstrap() -> None:
 def test_blocks_do_not_change_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(2).normal(size=16)
     whole = bootstrap_interval(values, resamples=64, seed=1)
-    monkeypatch.setattr(resampling, "_BLOCK", 64)
+    monkeypatch.setattr(resampling, "_BOOTSTRAP_BLOCK", 64)
     assert bootstrap_interval(values, resamples=64, seed=1) == whole
 
 
