@@ -74,7 +74,8 @@ def two_way_p(matrix: Float[np.ndarray, "*K S P"]) -> Float[np.ndarray, "*K"]:
     for _ in range(60):
         p = (low + high) / 2
         half = half_width(squares, num_seeds=num_seeds, num_prompts=num_prompts, level=1 - p)
-        low, high = np.where(half > mean, p, low), np.where(half > mean, high, p)
+        is_wide = half >= mean  # equal where nothing varies: p is 1
+        low, high = np.where(is_wide, p, low), np.where(is_wide, high, p)
     return np.asarray(high)
 
 
