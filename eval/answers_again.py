@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -245,6 +246,12 @@ class Compared:
         signs = generator.choice([-1.0, 1.0], size=(resamples, self.num_prompts))
         reached = np.abs(signs @ self.prompts) >= abs(self.prompts.sum()) * (1 - 1e-12)
         return float((reached.sum() + 1) / (resamples + 1))
+
+    def seed_flip(self) -> float:
+        """Return the p of swapping the arms seed by seed, every pattern tried."""
+        means = self.matrix.mean(axis=1)
+        sums = [abs(np.dot(signs, means)) for signs in product([-1, 1], repeat=len(means))]
+        return float(np.mean([total >= abs(means.sum()) * (1 - 1e-12) for total in sums]))
 
 
 def compared(scores: Mapping[Key, Sequence[Score]], one: Key, other: Key) -> Compared:

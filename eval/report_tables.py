@@ -201,6 +201,11 @@ def tests_table(answers: Answers) -> Table:
             "p by swapping the arms prompt by prompt": Value(
                 p_value(c.p_sign_flip), note="given the trained models"
             ),
+            "p by swapping the arms seed by seed": Value(
+                p_value(c.p_seed_flip),
+                note=f"given the prompts; {c.num_seeds} seeds allow none below "
+                f"{p_value(c.seed_flip_resolution)}",
+            ),
             "smallest difference this design finds": Value(
                 number(c.smallest_detectable, digits), note="with 80% power"
             ),
@@ -219,6 +224,7 @@ def tests_table(answers: Answers) -> Table:
                 **record_of_comparison(c),
                 **ends(c.bootstrap, "bootstrap_"),
                 "p_sign_flip": c.p_sign_flip,
+                "p_seed_flip": c.p_seed_flip,
                 "verdict": "withheld" if answers.withheld else c.verdict.value,
                 "outcome": answers.outcome,
             }
