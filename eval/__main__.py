@@ -9,6 +9,7 @@ VERBS = (
     Verb("captions", "eval.config:CaptionsConfig", "eval.captions:captions"),
     Verb("score", "eval.config:ScoreConfig", "eval.score:score"),
     Verb("distribution", "eval.config:DistributionConfig", "eval.distribution:distribution"),
+    Verb("plan", "eval.config:PlanConfig", "eval.plan:plan"),
     Verb("report", "eval.config:ReportConfig", "eval.report:report"),
     Verb("recompute", "eval.config:RecomputeConfig", "eval.recompute:recompute"),
     Verb("preference", "eval.config:PreferenceConfig", "eval.preference:preference"),

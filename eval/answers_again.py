@@ -2,7 +2,7 @@
 
 Nothing is imported of the code that made the report, so that a fault there is not repeated here.
 Rows are kept in dictionaries and averaged one prompt after the other; scipy gives the quantiles.
-`eval/stats.py` explains why these formulas and no others.
+`eval/stats.py` and `eval/two_way.py` explain why these formulas and no others.
 
 S training seeds, P prompt clusters
 """
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -164,9 +165,12 @@ class Compared:
         s, p = self.matrix.shape
         t_s, t_p = (stats.t.isf(alpha / 2, n - 1) for n in (s, p))
         ms_s, ms_p, ms_e = self.squares
-        return float(
-            np.sqrt((t_s**2 * ms_s + max(0.0, t_p**2 * ms_p - t_s * t_p * ms_e)) / (s * p))
-        )
+        prompts = max(0.0, ms_p - ms_e)
+        if not ms_s + prompts:
+            return 0.0
+        share = ms_s / (ms_s + prompts)
+        t = share * t_s + (1 - share) * t_p
+        return float(t * np.sqrt((ms_s + prompts) / (s * p)))
 
     @property
     def with_seeds_low(self) -> float:
@@ -242,6 +246,12 @@ class Compared:
         signs = generator.choice([-1.0, 1.0], size=(resamples, self.num_prompts))
         reached = np.abs(signs @ self.prompts) >= abs(self.prompts.sum()) * (1 - 1e-12)
         return float((reached.sum() + 1) / (resamples + 1))
+
+    def seed_flip(self) -> float:
+        """Return the p of swapping the arms seed by seed, every pattern tried."""
+        means = self.matrix.mean(axis=1)
+        sums = [abs(np.dot(signs, means)) for signs in product([-1, 1], repeat=len(means))]
+        return float(np.mean([total >= abs(means.sum()) * (1 - 1e-12) for total in sums]))
 
 
 def compared(scores: Mapping[Key, Sequence[Score]], one: Key, other: Key) -> Compared:

@@ -6,6 +6,8 @@ averaged, so that every published figure can be computed from them again. A *cap
 the measured quality, length and regularities of captions, what gates set aside, and an estimate of
 what captions invent; version 1 had neither of the last two, nor tokens, and is refused.
 
+A *plan* lists designs of a study and what each detects.
+
 Readers check kind, version and schema before they hand out a row.
 """
 
@@ -29,6 +31,8 @@ SCORES = "scores"
 SCORES_VERSION = 1
 CAPTIONS_REPORT = "captions_report"
 CAPTIONS_REPORT_VERSION = 2
+PLAN = "plan"
+PLAN_VERSION = 1
 
 PICTURES_ARM = "(pictures)"
 """Arm of the test pictures themselves: the highest scores that a model could hope for."""
@@ -148,6 +152,25 @@ LENGTHS_SCHEMA = _schema(
     version=CAPTIONS_REPORT_VERSION,
 )
 
+
+DESIGNS_SCHEMA = _schema(
+    [
+        ("prompts", pa.int64()),
+        ("images", pa.int64()),
+        ("seeds", pa.int64()),
+        ("includes_seeds", pa.bool_()),
+        ("detectable", pa.float64()),
+        ("detectable_low", pa.float64()),
+        ("detectable_high", pa.float64()),
+        ("power", pa.float64()),
+        ("pictures", pa.int64()),
+        ("models", pa.int64()),
+    ],
+    name=PLAN,
+    version=PLAN_VERSION,
+)
+"""Designs of a plan: what each detects, the range that the uncertainty of the components leaves,
+its power for the difference asked for, and its cost over all arms."""
 
 TOKENS_SCHEMA = _schema(
     [

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from eval.artifacts import CaptionsReport
+from eval.intervals import Interval, ratio_interval
 from eval.overlap import MEASURES, shares
-from eval.stats import Interval, ratio_interval
 from eval.summary import aligned
 from recap.claims import AXES
 

@@ -10,8 +10,8 @@ import numpy as np
 from eval.artifacts import CaptionsReport
 from eval.captions_summary import correlation_words
 from eval.hallucination import best_set
+from eval.intervals import Interval, wilson_interval
 from eval.overlap import MEASURES, shares
-from eval.stats import Interval, wilson_interval
 from eval.table import Table, Value, ends
 from eval.words import NOTHING, name_of_axis
 

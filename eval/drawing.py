@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.stats import Interval
+from eval.intervals import Interval
 from launch.manifest import digest_bytes, write_bytes
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from eval.first_stage import reconstruct
 from eval.fit_clip import SHIFT, fit_clip
 from eval.fit_loop import AVERAGE_DECAY, WEIGHT_DECAY
 from eval.fit_recogniser import BLUR, LATENT_JITTER, NOISE, fit_recogniser
+from eval.intervals import wilson_interval
 from eval.reading import Reading, layouts
-from eval.stats import wilson_interval
 from eval.verdicts import tally, verdicts
 from launch import keyed
 from launch.checkpoint import FOLDER

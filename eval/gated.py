@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.stats import wilson_interval
+from eval.intervals import wilson_interval
 from launch import keyed
 from launch.errors import ArtifactError
 from recap.artifacts import open_captions

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt64
 
-from eval.stats import LEVEL, Array, generator_of, ratio_interval
+from eval.intervals import LEVEL, Array, ratio_interval
+from eval.resampling import generator_of
 from launch import keyed
 
 SIGNALS = ("agreement", "margin")

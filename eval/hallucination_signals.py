@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from eval import artifacts
 from eval import hallucination as pure
 from eval.agreement import agreement, content_grams, content_words, sentences
-from eval.stats import Interval, t_interval
+from eval.intervals import Interval, t_interval
 from launch import keyed
 from launch.errors import ArtifactError, ConfigError
 from recap.artifacts import Captions, Images

@@ -25,7 +25,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from eval.stats import MIN_SEEDS, Interval, t_interval, two_way_interval
+from eval.intervals import Interval, t_interval
+from eval.stats import MIN_SEEDS
+from eval.two_way import two_way_interval
 from launch import keyed
 from launch.errors import InputError
 from launch.manifest import digest_bytes

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int64, UInt64
 
 from eval.artifacts import OVERLAP_SCHEMA
-from eval.stats import wilson_interval
+from eval.intervals import wilson_interval
 from launch.errors import ConfigError
 from recap.artifacts import Captions, Images
 from t2i.artifacts import Prompts

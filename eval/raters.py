@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int64, Shaped
 from numpy.typing import NDArray
 
-from eval.stats import LEVEL, Interval, generator_of, ratio_interval, wilson_interval
+from eval.intervals import LEVEL, Interval, ratio_interval, wilson_interval
+from eval.resampling import generator_of
 
 Array: TypeAlias = NDArray[Any]
 Metric: TypeAlias = Literal["nominal", "ordinal", "interval"]

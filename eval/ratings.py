@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from eval.bradley_terry import Ballots, fit, influences, refuse_unlinked, separated
-from eval.stats import LEVEL, Interval, Verdict, wilson_interval
+from eval.intervals import LEVEL, Interval, wilson_interval
+from eval.stats import Verdict
 from launch.errors import InputError
 
 Array: TypeAlias = NDArray[Any]

@@ -33,6 +33,9 @@ TABLE = "recomputed.csv"
 EXACT = 1e-9
 """Relative deviation that rounding explains."""
 
+MOST_SEEDS = 12
+"""Training seeds up to which a report tries every pattern of swapped seeds."""
+
 COMPARED = ("difference", "low", "high", "with_seeds_low", "with_seeds_high", "p",
             "smallest_detectable", "num_prompts", "num_pictures", "num_training_seeds")  # fmt: skip
 """Columns of a comparison; `p` is searched for by halving and compared less strictly."""
@@ -248,6 +251,9 @@ def _check_primary(
             # p counts the observed pattern as one of the draws, so it ends at 1 / (R + 1).
             stray = 5 * np.sqrt(max(p, q) * (1 - q)) * noise + noise**2
             yield Checked("primary", _where(record), "p_sign_flip", p, q, float(stray))
+        if record.get("p_seed_flip") and c.num_training_seeds <= MOST_SEEDS:
+            p = float(record["p_seed_flip"])
+            yield Checked("primary", _where(record), "p_seed_flip", p, c.seed_flip(), 1e-12)
 
 
 def _check_curves(

@@ -14,18 +14,11 @@ from typing import Any
 import numpy as np
 
 from eval.config import PrimaryConfig
+from eval.intervals import Interval, t_interval
+from eval.pairing import Rows, cluster_means
 from eval.report_headline import Test, caveats_of, headline_of
 from eval.report_rows import CHECKS, Measure, ScoreTable, describe, primary_measure
-from eval.stats import (
-    Comparison,
-    Interval,
-    Rows,
-    Verdict,
-    cluster_means,
-    compare,
-    holm,
-    t_interval,
-)
+from eval.stats import Comparison, Verdict, compare, holm
 from launch.errors import InputError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from eval.artifacts import CaptionsReport, Judge
+from eval.intervals import Interval, ratio_interval
 from eval.report_provenance import Cost, Stage, cost_of, quality_of
-from eval.stats import Interval, ratio_interval
 from eval.table import Table, Value, ends, facts_table, matrix_table, shown_fact
 from eval.words import NOTHING, name_of_axis
 from launch.manifest import Manifest

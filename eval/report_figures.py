@@ -26,9 +26,9 @@ from eval.drawing import (
     slug,
     write_drawing,
 )
+from eval.intervals import Interval
 from eval.report_answers import Answers, Cell, Curve
 from eval.report_rows import Measure
-from eval.stats import Interval
 from eval.words import AXIS_NAMES, MINUS, name_of, unit_of
 
 if TYPE_CHECKING:

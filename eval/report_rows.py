@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
 from eval.config import PrimaryConfig
-from eval.stats import Rows, pair_rows
+from eval.pairing import Rows, pair_rows
 from launch.errors import InputError
 
 CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from eval.intervals import Interval
 from eval.report_answers import Answers, Cell, Difference
 from eval.report_rows import CHECKS, Measure
-from eval.stats import Comparison, Interval, Verdict
+from eval.stats import Comparison, Verdict
 from eval.table import Table, Value, ends
 from eval.words import (
     DIGITS,
@@ -200,6 +201,11 @@ def tests_table(answers: Answers) -> Table:
             "p by swapping the arms prompt by prompt": Value(
                 p_value(c.p_sign_flip), note="given the trained models"
             ),
+            "p by swapping the arms seed by seed": Value(
+                p_value(c.p_seed_flip),
+                note=f"given the prompts; {c.num_seeds} seeds allow none below "
+                f"{p_value(c.seed_flip_resolution)}",
+            ),
             "smallest difference this design finds": Value(
                 number(c.smallest_detectable, digits), note="with 80% power"
             ),
@@ -218,6 +224,7 @@ def tests_table(answers: Answers) -> Table:
                 **record_of_comparison(c),
                 **ends(c.bootstrap, "bootstrap_"),
                 "p_sign_flip": c.p_sign_flip,
+                "p_seed_flip": c.p_seed_flip,
                 "verdict": "withheld" if answers.withheld else c.verdict.value,
                 "outcome": answers.outcome,
             }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.stats import Interval
+from eval.intervals import Interval
 from eval.words import MINUS, NOTHING
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from eval.stats import ratio_interval
+from eval.intervals import ratio_interval
 from launch import keyed
 
 if TYPE_CHECKING:

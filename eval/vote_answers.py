@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from eval.bradley_terry import Ballots
+from eval.intervals import Interval
 from eval.raters import Share, alpha, metric_agreement
 from eval.ratings import Pair, Ratings, rate
-from eval.stats import Interval, Verdict, holm
+from eval.stats import Verdict, holm
 from launch.errors import ArtifactError
 
 BETTER_IS = {

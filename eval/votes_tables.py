@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eval.intervals import Interval, smallest_detectable
 from eval.ratings import Estimate
 from eval.report_tables import MARKS
-from eval.stats import Interval, smallest_detectable
 from eval.table import Table, Value, ends
 from eval.vote_answers import VoteAnswers, answer_votes
 from eval.votes_artifact import open_votes

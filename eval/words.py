@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from eval.intervals import Interval
 from eval.report_rows import Measure
-from eval.stats import Comparison, Interval
+from eval.stats import Comparison
 
 MINUS = "\N{MINUS SIGN}"
 

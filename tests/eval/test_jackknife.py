@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from eval.frechet import frechet
+from eval.intervals import t_interval
 from eval.jackknife import Estimate, assign_groups, intervals
 from eval.mmd import FeatureSet, discrepancy, kernel_sums
-from eval.stats import t_interval, two_way_interval
+from eval.two_way import two_way_interval
 from launch.errors import InputError
 from launch.manifest import digest_bytes
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.bradley_terry import Ballots, fit, separated
+from eval.intervals import wilson_interval
 from eval.ratings import ELO, MIN_RATERS, rate
-from eval.stats import Verdict, two_way_interval, wilson_interval
+from eval.stats import Verdict
+from eval.two_way import two_way_interval
 from launch.errors import InputError
 
 ARMS = ("a", "b", "c")

@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eval import answers_again, stats
+from eval import answers_again
 from eval.answers_again import Compared, scores_of
 from eval.config import RecomputeConfig, ReportConfig
 from eval.published import ROWS, read_rows, write_rows
 from eval.recompute import Checked, check, recompute
 from eval.summary import SUMMARY
+from eval.two_way import two_way_p
 from launch.errors import ArtifactError
 from launch.manifest import read_manifest
 from launch.run import Run
@@ -157,5 +158,5 @@ def test_recomputing_uses_nothing_of_what_made_the_report() -> None:
 
 def test_arms_that_never_differ_have_a_p_of_one() -> None:
     nothing = np.zeros((4, 6))
-    assert stats.two_way_p(nothing) == 1.0
+    assert two_way_p(nothing) == 1.0
     assert Compared(matrix=nothing, seeds=(0, 1, 2, 3), num_pictures=24).p == 1.0

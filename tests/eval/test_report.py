@@ -16,10 +16,11 @@ import pytest
 
 from eval import artifacts, distribution_artifact, geneval
 from eval.config import PrimaryConfig, ReportConfig
+from eval.intervals import t_interval
+from eval.pairing import Rows, cluster_means
 from eval.report_headline import doubt
 from eval.report_pictures import DRAWN, GREATEST, LEAST, choose
 from eval.report_rows import ScoreTable
-from eval.stats import Rows, cluster_means, t_interval
 from eval.summary import PAGE, SUMMARY, summarise
 from eval.words import plus_minus
 from launch.errors import ArtifactError, InputError
