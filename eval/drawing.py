@@ -39,6 +39,9 @@ CSS_OF = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ZERO: "--zero"} | {
 WIDTH = 8.6
 """Width of a figure in inches; the page scales it."""
 
+NARROW = 4.6
+"""Width of a figure that a phone shows whole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
@@ -135,9 +138,10 @@ def _inline(svg: str, *, name: str, alt: str) -> str:
     svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
     svg = re.sub(r"(font:[^;\"]*?\d(?:\.\d+)?px) [^;\"]*", r"\1 var(--sans)", svg)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
+    look = "figure wide" if float(width) > 80 * NARROW else "figure"
     svg = re.sub(
         r"<svg [^>]*>",
-        f'<svg class="figure" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}" '
+        f'<svg class="{look}" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}" '
         f'style="max-width:{float(width) * 1.7:.0f}px" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
         svg,

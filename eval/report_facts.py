@@ -11,11 +11,47 @@ import numpy as np
 from eval.artifacts import CaptionsReport, Judge
 from eval.intervals import Interval, ratio_interval
 from eval.report_provenance import Cost, Stage, cost_of, quality_of
-from eval.table import Table, Value, ends, facts_table, matrix_table, shown_fact
+from eval.table import Table, Value, ends, facts_table, flatten, matrix_table, shown_fact
 from eval.words import NOTHING, name_of_axis
 from launch.manifest import Manifest
 from recap.artifacts import CAPTIONER
 from recap.claims import AXES
+
+
+def arms_table(stages: Sequence[Stage], arms: Sequence[str]) -> Table:
+    """List what every arm was trained on, as its models record it."""
+    rows, records = [], []
+    for arm in arms:
+        made = [s.manifest for s in stages if s.artifact == "model" and s.manifest is not None]
+        models = [m for m in made if m.recipe.get("arm") == arm]
+        mix = models[0].recipe.get("caption_mix", {}) if models else {}
+        shares = sorted(mix.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{100 * share:.4g}% {kind}" for kind, share in shares if share)
+        seeds = sorted(m.recipe.get("seed", 0) for m in models)
+        seen = max((m.counts.get("samples_seen", 0) for m in models), default=0)
+        sizes = ", ".join(dict.fromkeys(str(m.recipe.get("size", "")) for m in models))
+        rows.append(
+            [
+                Value(arm), Value(shown or NOTHING), Value(sizes or NOTHING),
+                Value(f"{seen:,}" if seen else NOTHING, seen),
+                Value(", ".join(map(str, seeds)) or NOTHING),
+            ]
+        )  # fmt: skip
+        records.append(
+            {
+                "arm": arm, "size": sizes, "samples_seen": seen or None,
+                "training_seeds": " ".join(map(str, seeds)),
+                **{f"share_{kind}": share for kind, share in sorted(mix.items())},
+            }
+        )  # fmt: skip
+    return Table(
+        name="arms",
+        title="The arms: models that differ in nothing but the captions they were trained on",
+        columns=["arm", "captions", "model size", "pictures seen in training", "training seeds"],
+        rows=rows,
+        numeric=frozenset({3}),
+        records=records,
+    )
 
 
 def caption_axes(
@@ -211,11 +247,34 @@ def quality(stages: Sequence[Stage], *, autoencoder: Path) -> Table:
 
 def scorer(manifest: Manifest) -> Table:
     """List everything that a score depends on, as the scores themselves record it."""
+    return facts_table(
+        _scorers(manifest), name="scorer", title="Recipe of the scores", first="scorer"
+    )
+
+
+TOLD = ("formula", "weights", "precision", "prefix", "truncation", "truncation_rate")
+"""What defines a score beside its architecture and preprocessing, in the order that it is told."""
+
+
+def scorer_words(manifest: Manifest) -> list[tuple[str, str]]:
+    """Say what defines each score, in one line; the table has the rest."""
+    lines = []
+    for name, settings in _scorers(manifest).items():
+        told = []
+        for key in TOLD:
+            if key in settings:
+                found = flatten(settings[key], key.replace("_", " "))
+                told += [f"{what}: {shown_fact(value) or 'none'}" for what, value in found]
+        if told:
+            lines.append((name, "; ".join(told)))
+    return lines
+
+
+def _scorers(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
     found = manifest.recipe.get("scorers")
     if not isinstance(found, Mapping):
         found = {k: v for k, v in manifest.recipe.items() if k != "verb"}
-    facts = {str(k): v if isinstance(v, Mapping) else {str(k): v} for k, v in found.items()}
-    return facts_table(facts, name="scorer", title="Recipe of the scores", first="scorer")
+    return {str(k): v if isinstance(v, Mapping) else {str(k): v} for k, v in found.items()}
 
 
 def costs_of(stages: Sequence[Stage]) -> list[tuple[Stage, Cost]]:

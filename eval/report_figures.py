@@ -15,6 +15,7 @@ from eval.drawing import (
     ARM_COLOURS,
     INK,
     MUTED,
+    NARROW,
     WIDTH,
     ZERO,
     Drawing,
@@ -29,7 +30,7 @@ from eval.drawing import (
 from eval.intervals import Interval
 from eval.report_answers import Answers, Cell, Curve
 from eval.report_rows import Measure
-from eval.words import AXIS_NAMES, MINUS, name_of, unit_of
+from eval.words import AXIS_NAMES, CEILING_NAMES, MINUS, name_of, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +54,12 @@ def _legend(
         )
     for name, line in (lines or {}).items():
         handles.append(Line2D([], [], color=ZERO, linestyle=line, linewidth=1.3, label=name))
+    # In inches, at the legend's size of type; names that do not fit one line take columns.
+    widths = [0.5 + 0.075 * len(handle.get_label()) for handle in handles]
+    room = figure.get_figwidth()
+    columns = len(handles) if sum(widths) <= room else int(room / max(widths))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=max(1, min(6, len(handles))),
+        handles=handles, loc="outside upper left", ncols=max(1, columns),
         fontsize=8.5, handlelength=1.6, columnspacing=1.6, borderaxespad=0.2,
     )  # fmt: skip
 
@@ -148,7 +153,7 @@ def draw_differences(
     step = 0.62 / max(len(others), 1)
     with drawing_style():
         height = 0.75 + len(cells) * max(0.26, 0.17 * len(others) + 0.1)
-        figure, axes = new_figure(1, 1, size=(WIDTH, height))
+        figure, axes = new_figure(1, 1, size=(NARROW, height))
         panel = axes[0, 0]
         panel.axvline(0, color=ZERO, linewidth=1.2)
         for i, cell in enumerate(cells):
@@ -184,7 +189,7 @@ def draw_pairs(answers: Answers, measure: Measure, folder: Path) -> Drawing | No
         f"{d.arm} against {d.than}" for d in pairs
     )
     with drawing_style():
-        figure, axes = new_figure(1, 1, size=(WIDTH, 0.65 + 0.36 * len(pairs)))
+        figure, axes = new_figure(1, 1, size=(NARROW, 0.65 + 0.36 * len(pairs)))
         panel = axes[0, 0]
         panel.axvline(0, color=ZERO, linewidth=1.2)
         for i, d in enumerate(pairs):
@@ -221,7 +226,7 @@ def draw_axes(
     style = cells[0].measure.style
     alt = f"Share of claims of {style} prompts that hold, by axis and arm, with ceilings"
     with drawing_style():
-        figure, axes = new_figure(1, 1, size=(WIDTH, 2.9))
+        figure, axes = new_figure(1, 1, size=(NARROW, 2.9))
         panel = axes[0, 0]
         for i, cell in enumerate(cells):
             for k, arm in enumerate(arms):
@@ -246,15 +251,16 @@ def draw_axes(
                 i, 0.5, "not\nmeasurable", ha="center", va="center", color=MUTED,
                 transform=panel.get_xaxis_transform(),
             )  # fmt: skip
-        panel.set_xticks(
-            range(len(names)), [plain_text(n.replace(" and ", "\nand ")) for n in names]
-        )
+        names = [n.replace(" and ", " and\n").replace("displayed ", "displayed\n") for n in names]
+        panel.set_xticks(range(len(names)), [plain_text(n) for n in names])
         panel.tick_params(axis="x", labelcolor=INK)
         panel.set_xlim(-0.5, len(names) - 0.5)
         panel.set_ylabel("claims that hold, %")
         panel.grid(visible=False, axis="x")
         panel.spines["bottom"].set_visible(False)
-        _legend(figure, arms, of=arms, lines=dict(zip(answers.ceilings, ("-", ":"), strict=False)))
+        names = [CEILING_NAMES.get(c, c) for c in answers.ceilings]
+        ceilings = dict(zip(names, ("-", ":"), strict=False))
+        _legend(figure, arms, of=arms, lines=ceilings)
         return write_drawing(figure, folder, "axes", alt=alt)
 
 

@@ -26,7 +26,7 @@ from eval.report_rows import Measure, primary_measure
 from eval.report_sections import Section, added_sections
 from eval.table import Table
 from eval.thumbnails import PIXELATED_SIDE, Example, caption_examples
-from eval.words import DIGITS, name_of_axis, number
+from eval.words import DIGITS, detail_of, name_of_axis, number, unit_of
 from launch.manifest import write_bytes
 from recap.claims import AXES
 
@@ -69,7 +69,7 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
     overlap = overlap_table(opened.captions)
     made: dict[str, Table | None] = {
         "overlap": overlap if overlap.rows else None,
-        "primary": tables.tests_table(answers),
+        "primary": tables.tests_table(answers, resamples=cfg.resamples),
         "pairs": tables.pairs_table(answers, measure),
         "curves": tables.curves_table(answers),
         "grid": tables.cells_table(
@@ -153,6 +153,7 @@ def render_page(
         answers=answers,
         sections=_navigation(page.added),
         added=page.added,
+        arms=facts.arms_table(opened.stages, answers.arms),
         tests=page.tables["primary"],
         pairs=page.tables.get("pairs"),
         curves=page.tables.get("curves", empty),
@@ -178,6 +179,11 @@ def render_page(
         recogniser=page.tables["recogniser"],
         quality=page.tables["quality"],
         scorer=page.tables["scorer"],
+        scorer_words=facts.scorer_words(opened.scores.manifest),
+        shown=page.tables["pictures"],
+        difference_unit=unit_of(primary_measure(cfg.primary)),
+        unit="" if primary_measure(cfg.primary).metric == "clip_similarity" else "%",
+        score_words=detail_of(primary_measure(cfg.primary)),
         conditions=_conditions(opened, answers),
         cost=cost,
         cost_words=facts.cost_words(costs),

@@ -22,7 +22,7 @@ from eval.words import DIGITS, number
 from launch.keyed import uniform
 from t2i.artifacts import Generations
 
-DRAWN, GREATEST, LEAST = "drawn by key", "greatest difference", "least difference"
+DRAWN, GREATEST, LEAST = "drawn at random", "greatest difference", "least difference"
 """Why a prompt is shown."""
 
 
@@ -151,8 +151,8 @@ def picture_rule(rows: Sequence[Row], primary: PrimaryConfig) -> str:
     if not rows:
         return "None."
     rule = (
-        f"Prompts in {primary.style} style, chosen by rule: {drawn} drawn by key from the seed of "
-        "the report"
+        f"Prompts in {primary.style} style, chosen by rule: {drawn} drawn at random, by the seed "
+        "of the report"
     )
     if extreme:
         rule += (

@@ -13,6 +13,7 @@ from eval.report_rows import CHECKS, Measure
 from eval.stats import Comparison, Verdict
 from eval.table import Table, Value, ends
 from eval.words import (
+    CEILING_NAMES,
     DIGITS,
     MINUS,
     NOTHING,
@@ -97,7 +98,7 @@ def cells_table(
     sizes = {c.num_prompts for c in cells}
     columns = [*first, *(["prompts"] if len(sizes) > 1 else []), *arms]
     columns += [f"{arm} {MINUS} {arms[0]}" for arm in others] if is_compared else []
-    columns += answers.ceilings
+    columns += [CEILING_NAMES.get(ceiling, ceiling) for ceiling in answers.ceilings]
     rows = []
     for i, cell in enumerate(cells):
         digits = DIGITS[cell.measure.metric]
@@ -172,7 +173,13 @@ def cell_records(cells: Sequence[Cell], answers: Answers) -> list[dict[str, Any]
     return records
 
 
-def tests_table(answers: Answers) -> Table:
+def _floor(comparison: Comparison, resamples: int) -> str:
+    """Say that a p is the least that so many draws can show."""
+    p = comparison.p_sign_flip
+    return f"; the least that {resamples:,} draws can show" if p == 1 / (resamples + 1) else ""
+
+
+def tests_table(answers: Answers, *, resamples: int) -> Table:
     """Make the table of what the headline rests on, with the checks of its interval."""
     columns = ["quantity"]
     shown: dict[str, list[Value]] = {}
@@ -199,7 +206,7 @@ def tests_table(answers: Answers) -> Table:
             ),
             "difference by training seed": Value(by_seed),
             "p by swapping the arms prompt by prompt": Value(
-                p_value(c.p_sign_flip), note="given the trained models"
+                p_value(c.p_sign_flip), note=f"given the trained models{_floor(c, resamples)}"
             ),
             "p by swapping the arms seed by seed": Value(
                 p_value(c.p_seed_flip),
@@ -207,7 +214,7 @@ def tests_table(answers: Answers) -> Table:
                 f"{p_value(c.seed_flip_resolution)}",
             ),
             "smallest difference this design finds": Value(
-                number(c.smallest_detectable, digits), note="with 80% power"
+                number(c.smallest_detectable, digits), note=f"{unit}, with 80% power"
             ),
             "prompts, pictures of each arm": Value(f"{c.num_prompts:,}, {c.num_pictures:,}"),
         }
@@ -268,7 +275,7 @@ def pairs_table(answers: Answers, measure: Measure) -> Table | None:
     return Table(
         name="pairs",
         title=f"Every pair of arms in {name_of(measure)}: {detail_of(measure)}",
-        columns=["pair", "difference", "detectable at 80% power", "p (Holm)"],
+        columns=["pair", "difference", "detectable at 80% power", "p, corrected"],
         rows=rows,
         numeric=frozenset({1, 2, 3}),
         records=records,

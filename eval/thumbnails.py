@@ -63,7 +63,7 @@ def picture_itself(images: Images, sample_id: str, *, side: int) -> list[Shot]:
         row = images.row_of(sample_id)
     except KeyError:
         return []  # prompts of a list speak of no picture
-    return [Shot(label="(picture)", uri=data_uri(images.pixels([row], size=side)[0]))]
+    return [Shot(label="real picture", uri=data_uri(images.pixels([row], size=side)[0]))]
 
 
 def caption_examples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eval.artifacts import PICTURES_ARM, RECONSTRUCTIONS_ARM
 from eval.intervals import Interval
 from eval.report_rows import Measure
 from eval.stats import Comparison
@@ -34,6 +35,13 @@ AXIS_NAMES = {
     "all": "all axes",
 }
 """Axes of claims in words."""
+
+
+CEILING_NAMES = {
+    PICTURES_ARM: "real pictures",
+    RECONSTRUCTIONS_ARM: "through the autoencoder",
+}
+"""What is no model, as readers see it."""
 
 
 def number(value: float, digits: int) -> str:
