@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from launch.errors import ArtifactError
-from launch.manifest import Manifest, read_manifest, write_json, write_parquet
+from launch.manifest import Manifest, digest_file, read_manifest, write_json, write_parquet
 
 JUDGE = "judge"
 JUDGE_VERSION = 1
@@ -307,10 +307,19 @@ def open_judge(folder: Path | str) -> Judge:
     """Open a complete judge.
 
     Raises:
-        ArtifactError: The folder is no complete judge, or its `quality.json` is missing.
+        ArtifactError: The folder is no complete judge, or a file of it has changed since.
     """
     folder = Path(folder)
     manifest = read_manifest(folder, artifact=JUDGE, version=JUDGE_VERSION)
+    # A judge is a few megabytes, and scores are those of the judge that their manifest names.
+    for part in manifest.parts:
+        path = folder / part.name
+        if not path.is_file() or digest_file(path) != part.digest:
+            raise ArtifactError(
+                f"{path}: is {'not what' if path.is_file() else 'missing, though'} the manifest "
+                f"names (digest {part.digest[:12]}); a changed judge is another judge. Restore "
+                "the file, or fit the judge again into an empty folder."
+            )
     return Judge(manifest=manifest, folder=folder, quality=_read_json(folder / "quality.json"))
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from eval.artifacts import (
     CAPTIONS_REPORT,
@@ -21,7 +25,7 @@ from eval.artifacts import (
 )
 from eval.config import ReportConfig
 from eval.report_provenance import Stage, walk
-from eval.report_rows import ScoreTable
+from eval.report_rows import CEILINGS, ScoreTable
 from launch.errors import ArtifactError, InputError
 from launch.run import Run
 from recap.artifacts import CAPTIONER, IMAGES, Images, open_images
@@ -102,21 +106,51 @@ def refuse_other_scores(opened: Opened) -> None:
             )
     table = opened.scores.table
     scored = set(table["generation_id"].unique().to_pylist())
-    known: set[str] = set()
+    known: dict[str, str] = {}
     for generations in opened.generations:
-        ids = set(generations.table["generation_id"].to_pylist())
-        absent = sorted(ids - scored)
+        columns = (generations.table[name].to_pylist() for name in ("generation_id", "style"))
+        styles = dict(zip(*columns, strict=True))
+        absent = sorted(styles.keys() - scored)
         if absent:
             raise ArtifactError(
                 f"{scores.folder}: {len(absent):,} pictures of {generations.manifest.folder} have "
                 f"no score, {absent[0]} first; a mean over what happens to be there is no mean. "
                 "Score them again."
             )
-        known |= ids
+        known |= styles
+    _refuse_gaps(table, known, where=str(scores.folder))
     arms = set(opened.table.arms)
     unknown = sorted(arms - {g.arm for g in opened.generations})
     if unknown:
         raise InputError(
             f"{scores.folder}: holds arm {unknown[0]!r}, of which no generations are given; "
             "name the generations of every arm that was scored."
+        )
+    models = table.filter(pc.invert(pc.is_in(table["arm"], pa.array(CEILINGS))))
+    extra = sorted(set(models["generation_id"].unique().to_pylist()) - known.keys())
+    if extra:
+        raise ArtifactError(
+            f"{scores.folder}: holds {len(extra):,} pictures that are in none of the generations "
+            f"given, {extra[0]} first; they would be averaged and never shown. Name the "
+            "generations of every model that was scored."
+        )
+
+
+def _refuse_gaps(table: pa.Table, style_of: dict[str, str], *, where: str) -> None:
+    """Refuse scores in which a text scored some pictures of a prompt style and not others."""
+    rows = table.filter(pc.equal(table["metric"], "clip_similarity"))
+    rows = rows.filter(pc.is_in(rows["generation_id"], pa.array(style_of, pa.string())))
+    expected = Counter(style_of.values())
+    counted = rows.group_by(["prompt_style", "scoring"]).aggregate([([], "count_all")])
+    for found in counted.to_pylist():
+        style, scoring = found["prompt_style"], found["scoring"]
+        if found["count_all"] == expected[style]:
+            continue
+        same = pc.and_(pc.equal(rows["prompt_style"], style), pc.equal(rows["scoring"], scoring))
+        has = set(rows.filter(same)["generation_id"].to_pylist())
+        first = min(g for g, of in style_of.items() if of == style and g not in has)
+        raise ArtifactError(
+            f"{where}: {expected[style] - len(has):,} of {expected[style]:,} pictures of {style} "
+            f"prompts have no CLIP score with text {scoring!r}, {first} first; a mean over what "
+            "happens to be there is no mean. Score them again."
         )

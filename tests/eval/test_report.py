@@ -423,6 +423,78 @@ def test_scores_of_another_judge_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_scores_of_another_study_are_refused(tmp_path: Path) -> None:
+    cfg = build(tmp_path / "one", replace(CONTROL, pairs=6))
+    other = build(tmp_path / "other", replace(CONTROL, pairs=7))
+    for name in ("generations", "prompts", "scores"):
+        mixed = replace(cfg, **{name: getattr(other, name)})
+        with pytest.raises(ArtifactError, match=r"was not made with the \w+ of"):
+            write_report(tmp_path / "report", mixed)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_judge_whose_files_have_changed_is_refused(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=6))
+    (cfg.judge / "quality.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"quality.json: is not what the manifest names"):
+        write_report(tmp_path / "report", cfg)
+    (cfg.judge / "quality.json").unlink()
+    with pytest.raises(ArtifactError, match=r"quality.json: is missing"):
+        write_report(tmp_path / "report", cfg)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_scores_of_a_model_that_is_not_given_are_refused(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=6, seeds=2))
+    few = replace(cfg, generations=[g for g in cfg.generations if g.name != "gen-truth-1"])
+    with pytest.raises(ArtifactError, match="holds 12 pictures that are in none of the gener"):
+        write_report(tmp_path / "report", few)
+    none = replace(cfg, generations=[g for g in cfg.generations if "shuffled" in g.name])
+    with pytest.raises(InputError, match="no arm is called 'truth'"):
+        write_report(tmp_path / "report", none)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_picture_that_a_text_did_not_score_is_named(tmp_path: Path) -> None:
+    cfg = build(tmp_path, replace(CONTROL, pairs=6))
+    manifest = read_manifest(cfg.scores)
+    table = artifacts.open_scores(cfg.scores).table
+    first = read_first_generation(cfg)
+    gone = [
+        g == first and m == "clip_similarity" and s == "dsc"
+        for g, m, s in zip(
+            *(table[n].to_pylist() for n in ("generation_id", "metric", "scoring")), strict=True
+        )
+    ]
+    assert sum(gone) == 1
+    kept = table.filter(pa.array([not g for g in gone]))
+    artifacts.write_scores(cfg.scores / "scores.parquet", kept)
+    write_manifest(cfg.scores, manifest)
+    with pytest.raises(ArtifactError, match=f"no CLIP score with text 'dsc', {first} first"):
+        write_report(tmp_path / "report", cfg)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
+    from t2i.artifacts import open_generations
+
+    cfg = build(tmp_path, replace(CONTROL, pairs=2))
+    generations = open_generations(cfg.generations[1])
+    shard = cfg.generations[1] / generations.table["shard"][0].as_py()
+    whole = bytearray(shard.read_bytes())
+    for offset, size in zip(
+        *(generations.table[n].to_pylist() for n in ("offset", "num_bytes")), strict=True
+    ):
+        whole[offset : offset + size] = bytes(size)
+    shard.write_bytes(bytes(whole))
+    with pytest.raises(ArtifactError, match=r"generation [0-9a-f]{32} cannot be read as a picture"):
+        write_report(tmp_path / "report", cfg)
+    assert not (tmp_path / "report/manifest.json").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_generation_without_score_is_an_error(tmp_path: Path) -> None:
     cfg = build(tmp_path, replace(CONTROL, pairs=6))
     manifest = read_manifest(cfg.scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,33 @@ def test_generations_that_are_not_complete_are_refused(
     )
     with pytest.raises(ArtifactError, match=message):
         score(tmp_path / "out", generations=[folder], **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreadable_picture_is_named_and_nothing_is_scored(
+    make: Any, small_world: Any, prompts: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = make.generations(tmp_path / "g", small_world, prompts, arm="real", styles=["human"])
+    row = open_generations(folder).table.slice(5, 1).to_pylist()[0]
+    shard = folder / row["shard"]
+    whole = bytearray(shard.read_bytes())
+    whole[row["offset"] : row["offset"] + row["num_bytes"]] = bytes(row["num_bytes"])
+    shard.write_bytes(bytes(whole))
+    message = f"generation {row['generation_id']} cannot be read as a picture"
+    with pytest.raises(ArtifactError, match=message):
+        score(tmp_path / "out", generations=[folder], **settings)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_judge_whose_weights_have_changed_is_refused(
+    generations: list[Path], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    judge = shutil.copytree(settings["judge"], tmp_path / "judge")
+    weights = judge / "recogniser" / recogniser.WEIGHTS_NAME
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match=f"{weights.name}: is not what the manifest names"):
+        score(tmp_path / "out", generations=generations, **{**settings, "judge": judge})
     assert not (tmp_path / "out").exists()
 
 
