@@ -145,3 +145,14 @@ def test_what_one_seed_said_is_that_of_its_rows(scores: dict[Key, list[Score]], 
             text,
         )
         assert printed == rounded([c.difference, c.low, c.high])
+
+
+def test_the_program_that_computes_a_figure_again_prints_what_its_page_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (DOCS / "evaluation/report.md").read_text()
+    found = re.search(r"```python\n(.*?)```\n\nprints `([^`]+)`", page, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(DOCS.parent)
+    exec(compile(found[1], "report.md", "exec"), {})
+    assert capsys.readouterr().out == found[2] + "\n"
