@@ -36,6 +36,7 @@ from scipy.special import stdtrit
 from eval.bradley_terry import Ballots, fit, influences, refuse_unlinked, separated
 from eval.intervals import LEVEL, Interval, wilson_interval
 from eval.stats import Verdict
+from eval.two_way import TINY
 from launch.errors import InputError
 
 Array: TypeAlias = NDArray[Any]
@@ -231,13 +232,14 @@ class _Spread(NamedTuple):
     def half_both(self, level: float) -> float:
         """Return the half-width with prompts and raters random.
 
-        Each variance gets the t quantile of its own clusters, as in `eval.stats.two_way_interval`.
-        It is never narrower than the interval over either alone, since a second source of chance
+        The t quantiles of raters and prompts are averaged as in `eval.two_way.two_way_interval`. It
+        is never narrower than the interval over either alone, since a second source of chance
         makes nothing surer.
         """
         t_rater, t_prompt = _t(level, self.num_raters - 1), _t(level, self.num_prompts - 1)
-        added = t_prompt**2 * self.prompt - t_rater * t_prompt * self.rest
-        both = float(np.sqrt(t_rater**2 * self.rater + max(0.0, added)))
+        over_prompts = max(self.prompt - self.rest, 0.0)
+        variance = max(self.rater + over_prompts, TINY)
+        both = (t_rater * self.rater + t_prompt * over_prompts) / float(np.sqrt(variance))
         return max(both, self.half_prompt(level))
 
     @property
