@@ -94,7 +94,7 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
     exact = sum(c.tolerance <= EXACT * max(abs(c.published), 1.0) for c in checked)
     print(
         f"{len(checked):,} published numbers are what the rows say, {exact:,} of them to nine "
-        "digits; the others are rounded or drawn at random"
+        "digits; the others are p-values, rounded or drawn at random"
     )
     run.finish(
         artifact=RECOMPUTED, counts={"rows_in": len(checked), "rows_out": len(checked)},

@@ -47,7 +47,7 @@ def arms_table(stages: Sequence[Stage], arms: Sequence[str]) -> Table:
     return Table(
         name="arms",
         title="The arms: models that differ in nothing but the captions they were trained on",
-        columns=["arm", "captions", "model size", "pictures seen in training", "training seeds"],
+        columns=["arm", "captions", "model size", "pictures seen", "training seeds"],
         rows=rows,
         numeric=frozenset({3}),
         records=records,
