@@ -18,7 +18,7 @@ reproduce: $(READY)  ## run a study; STUDY=name, SETTINGS="seeds=4"
 	$(BIN)/python -m launch study --config configs/studies/$(STUDY).yaml $(SETTINGS)
 
 test: $(READY)  ## the default tests: no GPU, no network, no weights
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## style, types, import rules
 	$(BIN)/ruff check .

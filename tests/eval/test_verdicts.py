@@ -178,7 +178,7 @@ def test_the_layouts_of_claims_contain_the_scene_itself() -> None:
         assert kinds in fitting
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 299), st.integers(0, 299))
 def test_another_pictures_claims_never_all_hold_unless_they_are_true(a: int, b: int) -> None:
     drawn = scenes(300)[1]

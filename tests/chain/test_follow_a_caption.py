@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-# One worker makes the study once; it takes a minute or two.
-pytestmark = [pytest.mark.xdist_group("study"), pytest.mark.timeout(900)]
+# It takes a minute or two, and lies in a folder that comes first: the other worker has the rest.
+pytestmark = pytest.mark.timeout(900)
 
 SMALL = [
     "sizes.pictures=300",
