@@ -56,7 +56,7 @@ def find_rewriter(source: Path) -> Component:
     if source.suffix == GGUF:
         if not source.is_file():
             raise ConfigError(f"{source}: no such file; give the GGUF file's own path")
-        beside = sorted(source.parent.glob("*.json"))
+        beside = sorted(p for p in source.parent.iterdir() if p.suffix in {".json", ".jinja"})
         lines = [f"{path.name} {digest_file(path)}" for path in (source, *beside)]
         return Component(str(source), digest_bytes("\n".join(lines).encode()))
     return locate(source, artifact=REWRITER)

@@ -136,5 +136,5 @@ def test_settings_that_cannot_be_learned_from_are_refused(
 
 
 def test_pairs_that_all_lose_something_are_refused(made: Chain, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="0 pairs to learn from .*'lost_words': 70"):
+    with pytest.raises(InputError, match=r"0 pairs to learn from .*'lost_words': 70"):
         run_verb("t2i fit-rewriter", fit, config(made, sources=["alt"]), tmp_path / "out")

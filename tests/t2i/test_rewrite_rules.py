@@ -42,7 +42,10 @@ def test_a_displayed_word_is_a_claim_like_any_other() -> None:
         ("Two dogs under a lamp and a sign, open.", ["lost_quoted"]),
         ('Two dogs above a lamp and a sign, "OPEN".', ["lost_words"]),
         ('Two dogs under a lamp, a sign "OPEN" and one "EXIT".', ["added_quoted"]),
-        ('Three cats above it, "CLOSED".', ["lost_quoted", "lost_numbers", "lost_words", "added_quoted"]),
+        (
+            'Three cats above it, "CLOSED".',
+            ["lost_quoted", "lost_numbers", "lost_words", "added_quoted"],
+        ),
     ],
 )
 def test_words_decide_where_no_claims_are_known(rewrite: str, expected: list[str]) -> None:

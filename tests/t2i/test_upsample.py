@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from t2i.artifacts import (
 from t2i.config import FitRewriterConfig, PromptsConfig, UpsampleConfig
 from t2i.fit_rewriter import build as build_t5
 from t2i.fit_text_encoder import train_tokenizer
-from t2i.rewriters import ModelRewriter, choose, open_rewriter
+from t2i.rewriters import ModelRewriter, choose, find_rewriter, open_rewriter
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import payload, run_verb
@@ -319,6 +320,14 @@ def test_wrong_settings_are_refused_before_anything_is_written(
             "t2i upsample", verb.upsample, config(prompts, seq2seq, **settings), tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_digest_of_a_rewriter_knows_its_chat_template(tmp_path: Path, causal: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(causal, again)
+    assert find_rewriter(again).digest == find_rewriter(causal).digest
+    (again / "chat_template.jinja").write_text("{{ messages }}")
+    assert find_rewriter(again).digest != find_rewriter(causal).digest
 
 
 def test_a_causal_model_without_a_chat_template_is_refused(
