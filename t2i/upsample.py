@@ -172,16 +172,11 @@ def try_all(
 def rewritten(original: Prompt, tried: Sequence[Tried], *, name: str) -> Prompt:
     """Return the row of a rewrite, or of its original where no attempt kept the rules.
 
-    Its claims are those of the original, which a picture is judged by.
+    Its claims and questions are those of the original, which a picture is judged by.
     """
     text = original.prompt if tried[-1].rules else tried[-1].text
-    return Prompt(
-        prompt_id=prompt_id(style=name, pair_id=original.pair_id, prompt=text),
-        prompt=text,
-        style=name,
-        pair_id=original.pair_id,
-        claims=original.claims,
-    )
+    identity = prompt_id(style=name, pair_id=original.pair_id, prompt=text)
+    return original._replace(prompt_id=identity, prompt=text, style=name)
 
 
 class Counts(NamedTuple):

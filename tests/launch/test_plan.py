@@ -354,5 +354,5 @@ def test_the_study_of_rewritten_prompts_has_every_model_and_judge_of_the_first_e
     studies = (load_tree([f"studies/{name}.yaml"], []) for name in (FIRST, "upsampling"))
     first, rewritten = (folders(make_plan(tree, store=STORE)) for tree in studies)
     changed = {name.split("[")[0] for name in first if rewritten[name] != first[name]}
-    assert changed == {"sample", "score", "report"}
+    assert changed == {"sample", "score", "distribution", "report"}
     assert set(rewritten) - set(first) == {"rewriter", "upsampled"}

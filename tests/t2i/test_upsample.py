@@ -63,7 +63,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert run.start({})
     rows = [
-        Prompt(prompt_id(style=style, pair_id=pair, prompt=text), text, style, pair, to_json(read(text)))
+        Prompt(prompt_id(style=style, pair_id=pair, prompt=text), text, style, pair, to_json(read(text)), "rings", "[]")
         for pair, wish in zip(PAIRS, WISHES, strict=True)
         for style, text in (("human", wish), ("dsc", LONG.format(wish)))
     ]  # fmt: skip
@@ -146,6 +146,7 @@ def test_a_rewrite_has_the_pair_and_the_claims_of_its_original(
             f"{WISHES[PAIRS.index(row.pair_id)]} and a large white cross"
         )
         assert row.claims == claims[row.pair_id]
+        assert (row.category, row.questions) == ("rings", "[]")
         assert row.claims != to_json(read(row.prompt))
         assert row.prompt_id == prompt_id(style="upsampled", pair_id=row.pair_id, prompt=row.prompt)
 
