@@ -25,7 +25,7 @@ NUMBERS: Final = {name: str(n) for n, name in enumerate(_COUNTING.split(), start
 
 _GRAMMAR: Final = """
     a an the this that these those there here it its is are was were be been being has have had do
-    does of in on at to from for with without within by as and or but so also plus while which who
+    does of in on at to from for with within by as and or but so also plus while which who
     whose i me my we our you your he his she her they their some any one single can could will would
     should please
 """
@@ -35,7 +35,7 @@ _ASKING: Final = """
 """
 FUNCTION_WORDS: Final = frozenset(f"{_GRAMMAR} {_ASKING}".split())
 """Words that may go: grammar, and the words in which a picture is asked for. Prepositions that tell
-one place from another (under, above, behind, left, ...) are not among them."""
+one place from another (under, above, behind, left, ...) are not among them, nor is what denies."""
 
 _PREAMBLE: Final = re.compile(
     r"^\W*(?:sure|certainly|of\s+course|absolutely|okay|here\s+(?:is|are)|here's)\b"

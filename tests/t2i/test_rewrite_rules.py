@@ -53,6 +53,11 @@ def test_words_decide_where_no_claims_are_known(rewrite: str, expected: list[str
     assert losses(rewrite, original=original, claims=None) == expected
 
 
+def test_what_is_denied_stays_denied() -> None:
+    assert losses("a street full of cars", original="a street without cars", claims=None)
+    assert losses("a dog that runs", original="a dog that does not run", claims=None)
+
+
 def test_words_decide_where_claims_are_not_what_the_reader_reads() -> None:
     claims = [Claim(object="dog", count=2)]
     assert losses("two dogs in a park", original="two dogs", claims=claims) == []
