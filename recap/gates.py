@@ -17,26 +17,13 @@ from typing import Final, NamedTuple
 
 from launch.errors import StoppedError
 from recap.config import GateConfig
-
-LONGEST_PHRASE: Final = 12
-"""Words of the longest phrase whose repetition is looked for."""
+from recap.loops import is_looping
 
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 """Stands where bytes are no text, as when a byte-level token breaks a letter in two."""
 
 SMALLEST_SAMPLE: Final = 256
 """Captions that must have been written before their gated share can stop a job early."""
-
-
-def is_looping(words: list[str], *, max_repeats: int) -> bool:
-    """Say whether a phrase of up to twelve words comes `max_repeats` times in a row."""
-    for length in range(1, min(LONGEST_PHRASE, len(words) // max_repeats) + 1):
-        run = 0  # words in a row that equal the one a phrase earlier
-        for place in range(length, len(words)):
-            run = run + 1 if words[place] == words[place - length] else 0
-            if run >= length * (max_repeats - 1):
-                return True
-    return False
 
 
 # What a text shows in quotation marks stands in the picture: a sign may well say "sorry".

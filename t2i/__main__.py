@@ -16,6 +16,8 @@ VERBS = (
         "t2i.prompt_list:prompt_list",
         source="t2i.prompt_list:source_digest",
     ),
+    Verb("fit-rewriter", "t2i.config:FitRewriterConfig", "t2i.fit_rewriter:fit"),
+    Verb("upsample", "t2i.config:UpsampleConfig", "t2i.upsample:upsample"),
     Verb("sample", "t2i.config:SampleConfig", "t2i.sample:sample"),
 )
 

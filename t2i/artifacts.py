@@ -38,6 +38,7 @@ LATENTS = "latents"
 TEXT_STATES = "text_states"
 MODEL = "model"
 PROMPTS = "prompts"
+REWRITER = "rewriter"
 GENERATIONS = "generations"
 
 VERSIONS: dict[str, int] = {
@@ -47,6 +48,7 @@ VERSIONS: dict[str, int] = {
     TEXT_STATES: 2,
     MODEL: 1,
     PROMPTS: 1,
+    REWRITER: 1,
     GENERATIONS: 1,
 }
 """Version of each artifact that this code writes and reads."""
@@ -108,6 +110,19 @@ NOTES_SCHEMA = _schema(
     ],
 )
 """What a prompt list holds that cannot be used as it is, though its prompt can."""
+
+REWRITES_SCHEMA = _schema(
+    PROMPTS,
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("original", pa.string(), nullable=False),
+        pa.field("rewrite", pa.string(), nullable=False),
+        pa.field("attempt", pa.int64(), nullable=False),
+        pa.field(
+            "rules", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False
+        ),
+    ],
+)
 
 GENERATIONS_SCHEMA = _schema(
     GENERATIONS,
@@ -290,6 +305,35 @@ def write_prompts(path: Path, rows: Sequence[Prompt]) -> None:
     """Write `prompts.parquet`."""
     columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in Prompt._fields]
     write_parquet(path, pa.table(columns, schema=PROMPTS_SCHEMA))
+
+
+class Attempt(NamedTuple):
+    """One text that a rewriter gave for a prompt."""
+
+    pair_id: str
+    original: str
+    rewrite: str
+    attempt: int
+    """Counted from 1."""
+
+    rules: tuple[str, ...]
+    """Rules that it breaks; none means that it was taken."""
+
+
+def write_attempts(path: Path, rows: Sequence[Attempt]) -> None:
+    """Write `rewrites.parquet`, which lies beside the prompts that `t2i upsample` makes."""
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in Attempt._fields]
+    write_parquet(path, pa.table(columns, schema=REWRITES_SCHEMA))
+
+
+def read_attempts(path: Path) -> list[Attempt]:
+    """Read `rewrites.parquet`."""
+    table = _read_table(path, REWRITES_SCHEMA)
+    columns = (table[name].to_pylist() for name in Attempt._fields)
+    return [
+        Attempt(pair_id, original, rewrite, attempt, tuple(rules))
+        for pair_id, original, rewrite, attempt, rules in zip(*columns, strict=True)
+    ]
 
 
 # --------------------------------------------------------------------------- generations

@@ -58,8 +58,8 @@ from t2i.text_caches import refuse_unlike, shared
 BATCHES_PER_BLOCK = 16
 """Batches between markers; at most this much work is lost by a kill."""
 
-COMPONENT_FILES = {".json", ".safetensors", ".model", ".txt"}
-"""Files that make a component what it is: settings, weights and vocabulary."""
+COMPONENT_FILES = {".json", ".safetensors", ".model", ".txt", ".jinja"}
+"""Files that make a component what it is: settings, weights, vocabulary and chat template."""
 
 MARKERS = f"{SCRATCH}/blocks"
 """Folder of the markers; removed when the artifact is complete."""
@@ -89,7 +89,7 @@ def locate(source: str | Path, *, artifact: str) -> Component:
 
         try:
             found = snapshot_download(
-                str(source), allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]
+                str(source), allow_patterns=[f"*{suffix}" for suffix in sorted(COMPONENT_FILES)]
             )
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise InputError(

@@ -19,6 +19,7 @@ from launch.plan import Instance, Plan, make_plan
 
 STORE = Path("store")
 LOOPS: list[list[str]] = [[], ["arm"], ["seed"], ["arm", "seed"]]
+FIRST = "real_vs_ssc_vs_dsc"
 NUM_ARMS, NUM_SEEDS = 2, 2
 
 briefly = settings(max_examples=30, deadline=None)
@@ -347,3 +348,11 @@ def test_an_arm_that_cannot_name_a_folder_is_refused() -> None:
     arms = {"a/b": {"caption_mix": {"alt": 1.0}}}
     with pytest.raises(ConfigError, match=r"arms\.a/b: an arm names folders"):
         plan({"a": step()}, arms=arms)
+
+
+def test_the_study_of_rewritten_prompts_has_every_model_and_judge_of_the_first_experiment() -> None:
+    studies = (load_tree([f"studies/{name}.yaml"], []) for name in (FIRST, "upsampling"))
+    first, rewritten = (folders(make_plan(tree, store=STORE)) for tree in studies)
+    changed = {name.split("[")[0] for name in first if rewritten[name] != first[name]}
+    assert changed == {"sample", "score", "distribution", "report"}
+    assert set(rewritten) - set(first) == {"rewriter", "upsampled"}
