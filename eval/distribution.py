@@ -157,7 +157,7 @@ def _feature_model(cfg: DistributionConfig) -> FeatureModel:
         from eval.inception import load_inception
 
         return load_inception(cfg.inception_weights)
-    from eval.clip import load_clip
+    from eval.clip_load import load_clip
 
     folder = None if cfg.judge is None else artifacts.open_judge(cfg.judge).clip_folder
     name = folder or cfg.clip_model

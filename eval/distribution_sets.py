@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from eval.complete import check_complete
 from eval.config import DistributionConfig
-from eval.score import check_complete
 from launch.errors import ArtifactError, ConfigError, InputError
 from recap.artifacts import open_images
 from t2i.artifacts import Prompts, open_generations

@@ -1,7 +1,7 @@
 """Fitting the judge's CLIP to pictures and texts written about them.
 
 Each epoch draws one of a picture's texts anew. Architecture, tokenizer and folder are those of
-`eval/clip.py`; how well it finds pictures by their texts is measured in `eval/fit_judge.py`.
+`eval/clip_folder.py`; how well it finds pictures by their texts is measured in `eval/fit_judge.py`.
 
 B batch, N pictures, D feature width, S pixels a side
 """
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64, UInt8, UInt64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eval import clip
+from eval import clip, clip_folder, clip_load
 from eval.config import FitJudgeConfig
 from eval.fit_loop import fit, whole_batch
 from launch import keyed
@@ -65,15 +65,15 @@ def fit_clip(
     """
     flat = [text for of_picture in texts for text in of_picture]
     first = np.cumsum([0, *(len(t) for t in texts)])
-    tokenizer = clip.train_tokenizer(sorted(set(flat)), vocab_size=cfg.clip.vocab_size)
-    tokens = clip.tokenise(tokenizer, flat, context_length=cfg.clip.context_length)
+    tokenizer = clip_folder.train_tokenizer(sorted(set(flat)), vocab_size=cfg.clip.vocab_size)
+    tokens = clip_folder.tokenise(tokenizer, flat, context_length=cfg.clip.context_length)
     same_text = np.unique(np.array(flat), return_inverse=True)[1]
-    config = clip.clip_config(
+    config = clip_folder.clip_config(
         cfg.clip, image_size=cfg.image_size, vocab_size=tokenizer.get_vocab_size()
     )
     with initial_weights(cfg.seed, "judge.clip.init"):
-        model = clip.build_clip(config["model_cfg"])
-    scorer = clip.scorer_of(model, config=config, tokenizer=tokenizer)
+        model = clip_folder.build_clip(config["model_cfg"])
+    scorer = clip_load.scorer_of(model, config=config, tokenizer=tokenizer)
     pictures = scorer.preprocess(pixels)
     # A batch that spans two epochs may hold a picture twice, with two texts.
     batch_size = whole_batch(cfg.batch_size, num_pictures=len(ids))

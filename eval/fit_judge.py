@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt64
 
-from eval import artifacts, clip, recogniser
+from eval import artifacts, clip, clip_folder, clip_load, recogniser
 from eval.config import FitJudgeConfig
 from eval.first_stage import reconstruct
 from eval.fit_clip import SHIFT, fit_clip
@@ -155,11 +155,11 @@ def _fit_and_save_clip(
         [text for kind in cfg.kinds for text in by_kind.get(kind, ())] for by_kind in judge.texts
     ]
     fitted = fit_clip(judge.pixels, ids=judge.ids, texts=texts, cfg=cfg, run=run, folder=folder)
-    files = clip.save_clip(
+    files = clip_folder.save_clip(
         run.out / "clip", model=fitted.model, config=fitted.config, tokenizer=fitted.tokenizer
     )
     # Read back: what is measured below is what will score.
-    return clip.load_clip(run.out / "clip"), files
+    return clip_load.load_clip(run.out / "clip"), files
 
 
 # --------------------------------------------------------------------------- inputs

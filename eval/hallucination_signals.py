@@ -201,9 +201,9 @@ def add_margins(
         measured: Pictures that are compared: a caption's own and those drawn as others.
         batch_size: Texts and pictures per step.
     """
-    from eval import clip
+    from eval import clip_load
 
-    scorer = clip.load_clip(judge.clip_folder)
+    scorer = clip_load.load_clip(judge.clip_folder)
     sample_ids = sorted(measured)
     rows = np.array([images.row_of(s) for s in sample_ids], np.int64)
     pictures = np.concatenate(

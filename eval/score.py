@@ -5,8 +5,7 @@ the grid prompt style x scoring caption. Where claims are known, the recogniser 
 prompt's own claims hold. The pictures that the prompts speak of, and their reconstructions by the
 autoencoder, are scored the same way as arms of their own: no model can hope for more.
 
-Nothing is averaged here, and nothing is scored that is not complete: a generation missing, one too
-many or one given twice is an error that names it.
+Nothing is averaged here, and nothing is scored that is not complete (`eval/complete.py`).
 
 N generations, M distinct texts, D feature width
 """
@@ -14,8 +13,7 @@ N generations, M distinct texts, D feature width
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 
-from eval import artifacts, clip, picture_judges, recogniser
+from eval import artifacts, clip, clip_load, picture_judges, recogniser
 from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
+from eval.complete import check_complete, refuse_unpaired
 from eval.config import ScoreConfig
 from eval.first_stage import reconstruct
 from eval.reading import Reading
@@ -41,7 +40,6 @@ from t2i.artifacts import (
     AUTOENCODER,
     GENERATIONS,
     PROMPTS,
-    Generations,
     Prompt,
     Prompts,
     open_generations,
@@ -78,6 +76,12 @@ class Arm:
 
     def __len__(self) -> int:
         return len(self.generation_ids)
+
+    @property
+    def drawn(self) -> set[tuple[int, str, int]]:
+        """Return (samples_seen, prompt_id, seed) of every picture."""
+        prompt_ids = [prompt.prompt_id for prompt in self.prompts]
+        return set(zip(self.samples_seen, prompt_ids, self.seeds, strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,11 @@ def score(cfg: ScoreConfig, run: Run) -> None:
     prompts = open_prompts(cfg.prompts)
     scoring = _scoring_texts(cfg, prompts)
     arms = [_arm(folder, prompts=prompts, cfg=cfg) for folder in cfg.generations]
-    _refuse_unpaired(arms, cfg=cfg)
+    refuse_unpaired(
+        [(arm.name, arm.model_seed) for arm in arms],
+        [arm.drawn for arm in arms],
+        folders=cfg.generations,
+    )
     arms += _ceilings(cfg, prompts)
 
     num_rows = sum(len(arm) for arm in arms) * 2 * (1 + len(scoring))
@@ -214,93 +222,6 @@ def _arm(folder: Path, *, prompts: Prompts, cfg: ScoreConfig) -> Arm:
     )
 
 
-def check_complete(generations: Generations, prompts: Prompts, *, where: str) -> None:
-    """Check that each prompt of each style has one picture per seed and snapshot, and no other.
-
-    Raises:
-        ArtifactError: Naming the first generation that is missing, extra, double or misnamed.
-    """
-    table = generations.table
-    twice = [i for i, num in Counter(table["generation_id"].to_pylist()).items() if num > 1]
-    if twice:
-        raise ArtifactError(
-            f"{where}: generation {min(twice)} occurs more than once; each picture has an id of "
-            "its own. Sample again into an empty folder."
-        )
-    known = {prompt.prompt_id: prompt for prompt in prompts.rows}
-    columns = [table[n].to_pylist() for n in ("generation_id", "prompt_id", "pair_id", "style")]
-    for generation_id, prompt_id, pair_id, style in zip(*columns, strict=True):
-        prompt = known.get(prompt_id)
-        if prompt is None or (prompt.pair_id, prompt.style) != (pair_id, style):
-            raise ArtifactError(
-                f"{where}: generation {generation_id} names prompt {prompt_id} of pair {pair_id}, "
-                f"style {style}, which the prompts do not have. Sample again for these prompts."
-            )
-    found = Counter(
-        zip(*(table[n].to_pylist() for n in ("samples_seen", "prompt_id", "seed")), strict=True)
-    )
-    expected = set(_expected(generations, prompts))
-    for missing in sorted(expected - found.keys())[:1]:
-        raise ArtifactError(
-            f"{where}: {len(expected - found.keys()):,} of {len(expected):,} generations are "
-            f"missing, first that of prompt {missing[1]}, seed {missing[2]}, after {missing[0]:,} "
-            "samples; a mean over the others would be another number. Sample again."
-        )
-    extra = sorted((found.keys() - expected) | {key for key, num in found.items() if num > 1})
-    for samples_seen, prompt_id, seed in extra[:1]:
-        raise ArtifactError(
-            f"{where}: one generation too many: prompt {prompt_id}, seed {seed}, after "
-            f"{samples_seen:,} samples, was not asked for or is there twice. Sample again."
-        )
-
-
-def _expected(generations: Generations, prompts: Prompts) -> Iterator[tuple[int, str, int]]:
-    """Yield (samples_seen, prompt_id, seed) of every picture that its recipe asks for."""
-    recipe = generations.manifest.recipe
-    seeds = range(recipe["seed"], recipe["seed"] + recipe["seeds_per_prompt"])
-    styles = recipe["styles"] or prompts.styles
-    curve_pairs = set(prompts.pair_ids[: recipe["curve_pairs"]])
-    seen = generations.samples_seen
-    for prompt in prompts.rows:
-        for seed in seeds:
-            if prompt.style in styles:
-                yield seen[-1], prompt.prompt_id, seed
-            if prompt.style in recipe["curve_styles"] and prompt.pair_id in curve_pairs:
-                for earlier in seen[:-1]:
-                    yield earlier, prompt.prompt_id, seed
-
-
-def _refuse_unpaired(arms: Sequence[Arm], *, cfg: ScoreConfig) -> None:
-    """Refuse two folders of one model, and arms that drew different prompts or seeds."""
-    if not arms:
-        raise ConfigError("generations: none given; name at least one generations artifact")
-    first: set[tuple[int, str, int]] | None = None
-    seen: dict[tuple[str, int], Path] = {}
-    for arm, folder in zip(arms, cfg.generations, strict=True):
-        key = (arm.name, arm.model_seed)
-        if key in seen:
-            raise ArtifactError(
-                f"{folder}: holds arm {arm.name!r}, seed {arm.model_seed}, as {seen[key]} does; "
-                "each model is scored once"
-            )
-        seen[key] = folder
-        drawn = {
-            (samples_seen, prompt.prompt_id, seed)
-            for samples_seen, prompt, seed in zip(
-                arm.samples_seen, arm.prompts, arm.seeds, strict=True
-            )
-        }
-        if first is None:
-            first = drawn
-        elif drawn != first:
-            samples_seen, prompt_id, seed = min(drawn ^ first)
-            raise ArtifactError(
-                f"{folder} and {cfg.generations[0]} are not paired: only one of them has a picture "
-                f"of prompt {prompt_id}, seed {seed}, after {samples_seen:,} samples. Sample both "
-                "with the same settings."
-            )
-
-
 def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
     """Return the prompts' own pictures, and those through the autoencoder, as arms."""
     if cfg.images is None:
@@ -364,7 +285,7 @@ def _picture_size(cfg: ScoreConfig, images: Images) -> int:
 def _scorer(
     cfg: ScoreConfig, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
 ) -> Scorer:
-    model = clip.load_clip(
+    model = clip_load.load_clip(
         cfg.clip_model or judge.clip_folder,
         weights=cfg.clip_weights,
         prefix=cfg.clip_prefix,

@@ -246,21 +246,21 @@ def small_judge(
     small_world: World, small_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A judge in its real form, fitted for a moment."""
-    from eval import artifacts, clip, recogniser
+    from eval import artifacts, clip_folder, recogniser
     from eval.config import ClipSizeConfig
 
     folder = tmp_path_factory.mktemp("judge") / "judge"
     size = ClipSizeConfig(
         width=16, image_layers=1, text_layers=1, num_heads=2, embed_dim=8, context_length=24
     )
-    tokenizer = clip.train_tokenizer(small_world.texts("dsc"), vocab_size=200)
-    config = clip.clip_config(size, image_size=32, vocab_size=tokenizer.get_vocab_size())
+    tokenizer = clip_folder.train_tokenizer(small_world.texts("dsc"), vocab_size=200)
+    config = clip_folder.clip_config(size, image_size=32, vocab_size=tokenizer.get_vocab_size())
     import torch
 
     torch.manual_seed(0)
-    clip.save_clip(
+    clip_folder.save_clip(
         folder / "clip",
-        model=clip.build_clip(config["model_cfg"]),
+        model=clip_folder.build_clip(config["model_cfg"]),
         config=config,
         tokenizer=tokenizer,
     )

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from eval import clip
+from eval import clip, clip_folder, clip_load
 from eval.config import ClipSizeConfig
 from launch.errors import ArtifactError, ConfigError
 
@@ -26,25 +26,25 @@ CONTEXT = 12
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
-    tokenizer = clip.train_tokenizer(TEXTS * 3, vocab_size=300)
+    tokenizer = clip_folder.train_tokenizer(TEXTS * 3, vocab_size=300)
     size = ClipSizeConfig(
         width=16, image_layers=1, text_layers=2, num_heads=2, embed_dim=8, context_length=CONTEXT
     )
-    config = clip.clip_config(size, image_size=16, vocab_size=tokenizer.get_vocab_size())
+    config = clip_folder.clip_config(size, image_size=16, vocab_size=tokenizer.get_vocab_size())
     torch.manual_seed(0)
-    model = clip.build_clip(config["model_cfg"])
-    clip.save_clip(folder, model=model, config=config, tokenizer=tokenizer)
+    model = clip_folder.build_clip(config["model_cfg"])
+    clip_folder.save_clip(folder, model=model, config=config, tokenizer=tokenizer)
     return folder
 
 
 @pytest.fixture(scope="module")
 def scorer(saved: Path) -> clip.ClipScorer:
-    return clip.load_clip(saved)
+    return clip_load.load_clip(saved)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(saved: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(saved / clip.TOKENIZER_NAME))
+    return Tokenizer.from_file(str(saved / clip_folder.TOKENIZER_NAME))
 
 
 def pictures(num: int, side: int = 16) -> np.ndarray:
@@ -53,19 +53,19 @@ def pictures(num: int, side: int = 16) -> np.ndarray:
 
 def test_a_truncated_text_keeps_its_end_token(tokenizer: Tokenizer) -> None:
     long = " and ".join(TEXTS)
-    tokens = clip.tokenise(tokenizer, [long], context_length=CONTEXT)
+    tokens = clip_folder.tokenise(tokenizer, [long], context_length=CONTEXT)
     assert tokens.num_tokens[0] > CONTEXT
-    assert tokens.ids[0, 0] == clip.START_ID
-    assert tokens.ids[0, -1] == clip.END_ID
+    assert tokens.ids[0, 0] == clip_folder.START_ID
+    assert tokens.ids[0, -1] == clip_folder.END_ID
     whole = tokenizer.encode(long).ids
     assert tokens.ids[0, :-1].tolist() == whole[: CONTEXT - 1]
 
 
 def test_a_short_text_is_not_cut(tokenizer: Tokenizer) -> None:
-    tokens = clip.tokenise(tokenizer, ["a red circle"], context_length=CONTEXT)
+    tokens = clip_folder.tokenise(tokenizer, ["a red circle"], context_length=CONTEXT)
     ids = tokens.ids[0].tolist()
-    assert ids.index(clip.END_ID) == tokens.num_tokens[0] - 1
-    assert set(ids[int(tokens.num_tokens[0]) :]) == {clip.PAD_ID}
+    assert ids.index(clip_folder.END_ID) == tokens.num_tokens[0] - 1
+    assert set(ids[int(tokens.num_tokens[0]) :]) == {clip_folder.PAD_ID}
 
 
 def test_the_truncation_rate_counts_distinct_texts(scorer: clip.ClipScorer) -> None:
@@ -139,15 +139,15 @@ def test_distance_is_one_minus_the_cosine_and_stays_in_its_range() -> None:
 
 
 def test_other_weights_have_another_digest(scorer: clip.ClipScorer) -> None:
-    before = clip.weights_digest(scorer.model)
+    before = clip_load.weights_digest(scorer.model)
     changed = nn.Module()
     changed.load_state_dict({}, strict=False)
-    assert clip.weights_digest(changed) != before
-    assert clip.weights_digest(scorer.model) == before
+    assert clip_load.weights_digest(changed) != before
+    assert clip_load.weights_digest(scorer.model) == before
 
 
 def test_a_score_names_its_scorer(saved: Path) -> None:
-    scorer = clip.load_clip(saved, prefix="A photo depicts ")
+    scorer = clip_load.load_clip(saved, prefix="A photo depicts ")
     named = scorer.describe()
     assert named["prefix"] == "A photo depicts "
     assert named["precision"] == "float32"
@@ -159,35 +159,35 @@ def test_a_score_names_its_scorer(saved: Path) -> None:
 
 def test_a_prefix_changes_the_score(saved: Path, scorer: clip.ClipScorer) -> None:
     plain = scorer.text_features(TEXTS[:1]).features
-    prefixed = clip.load_clip(saved, prefix="two ").text_features(TEXTS[:1]).features
+    prefixed = clip_load.load_clip(saved, prefix="two ").text_features(TEXTS[:1]).features
     assert not np.allclose(plain, prefixed)
 
 
 def test_the_vocabulary_does_not_depend_on_the_order_of_texts() -> None:
-    a = clip.train_tokenizer(TEXTS, vocab_size=120).to_str()
-    b = clip.train_tokenizer(TEXTS[::-1], vocab_size=120).to_str()
+    a = clip_folder.train_tokenizer(TEXTS, vocab_size=120).to_str()
+    b = clip_folder.train_tokenizer(TEXTS[::-1], vocab_size=120).to_str()
     assert a == b
 
 
 def test_an_unknown_letter_is_a_token_of_its_own(tokenizer: Tokenizer) -> None:
-    assert clip.UNKNOWN_ID in tokenizer.encode("ж").ids
+    assert clip_folder.UNKNOWN_ID in tokenizer.encode("ж").ids
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"x")
     with pytest.raises(ConfigError, match="only safetensors"):
-        clip.load_clip("ViT-B-32", weights=weights)
+        clip_load.load_clip("ViT-B-32", weights=weights)
 
 
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(ConfigError, match="'ViT-Z-1'"):
-        clip.load_clip("ViT-Z-1")
+        clip_load.load_clip("ViT-Z-1")
     with pytest.raises(ConfigError, match="no file and no tag"):
-        clip.load_clip("ViT-B-32", weights="nobody")
+        clip_load.load_clip("ViT-B-32", weights="nobody")
 
 
 def test_a_folder_without_weights_is_refused(saved: Path, tmp_path: Path) -> None:
-    (tmp_path / clip.CONFIG_NAME).write_bytes((saved / clip.CONFIG_NAME).read_bytes())
-    with pytest.raises(ArtifactError, match=clip.WEIGHTS_NAME):
-        clip.load_clip(tmp_path)
+    (tmp_path / clip_folder.CONFIG_NAME).write_bytes((saved / clip_folder.CONFIG_NAME).read_bytes())
+    with pytest.raises(ArtifactError, match=clip_folder.WEIGHTS_NAME):
+        clip_load.load_clip(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from eval import clip
+from eval import clip, clip_load
 from eval import distribution as measuring
 from eval.config import DistributionConfig
 from eval.distribution_artifact import SUMMARY, Distribution, open_distribution
@@ -170,7 +170,7 @@ def test_sizes_are_stated(found: Distribution) -> None:
 
 def test_a_recipe_names_the_scorer(found: Distribution, small_judge: Path) -> None:
     scorer = found.manifest.recipe["scorer"]
-    judge = clip.load_clip(small_judge / "clip").describe()
+    judge = clip_load.load_clip(small_judge / "clip").describe()
     for key in ("architecture", "weights", "preprocessing", "precision"):
         assert scorer["features"][key] == judge[key]
     assert set(scorer["formula"]) == {"fid", "fid_infinity", "cmmd"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import artifacts, clip, fit_judge, recogniser
+from eval import artifacts, clip_folder, clip_load, fit_judge, recogniser
 from eval.config import ClipSizeConfig, FitJudgeConfig
 from eval.reading import UNREAD, Cell, Reading, layouts
 from launch.checkpoint import Checkpoints
@@ -62,7 +62,7 @@ def judge(
 
 
 def test_a_fitted_judge_loads_and_says_how_good_it_is(judge: artifacts.Judge) -> None:
-    assert clip.load_clip(judge.clip_folder).context_length == 48
+    assert clip_load.load_clip(judge.clip_folder).context_length == 48
     assert judge.recogniser_folder is not None
     recogniser.load_recogniser(judge.recogniser_folder)
     retrieval = judge.quality["retrieval"]
@@ -81,7 +81,7 @@ def test_only_judge_pictures_are_fitted_and_no_checkpoint_is_left(judge: artifac
     assert judge.manifest.counts == {"rows_in": 24, "rows_out": 24, "test_pictures": 12}
     assert not (judge.folder / "scratch").exists()
     names = {part.name for part in judge.manifest.parts}
-    assert {"quality.json", f"clip/{clip.WEIGHTS_NAME}", "recogniser/config.json"} <= names
+    assert {"quality.json", f"clip/{clip_folder.WEIGHTS_NAME}", "recogniser/config.json"} <= names
 
 
 @pytest.mark.parametrize("label", ["clip", "recogniser"])

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from eval import artifacts, clip, geneval, picture_judges
+from eval import artifacts, clip, clip_load, geneval, picture_judges
 from eval import score as scoring
 from eval.colours import BACKGROUND, ColourNamer, crop
 from eval.config import DetectorConfig, PrimaryConfig, ScoreConfig
@@ -59,7 +59,7 @@ def prompt(name: str, text: str = "") -> Prompt:
 
 @pytest.fixture(scope="module")
 def clip_scorer(small_judge: Path) -> clip.ClipScorer:
-    return clip.load_clip(small_judge / "clip")
+    return clip_load.load_clip(small_judge / "clip")
 
 
 def judge_of(claims: dict[str, list[Claim]], clip_scorer: clip.ClipScorer) -> DetectorJudge:

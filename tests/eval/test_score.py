@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import artifacts, clip, recogniser
+from eval import artifacts, clip, clip_load, recogniser
 from eval import score as scoring
 from eval.config import ScoreConfig
 from eval.verdicts import tally, verdicts
@@ -99,7 +99,7 @@ def test_a_picture_scores_the_same_as_generation_and_as_ceiling(scores: artifact
 def test_clip_rows_are_the_cosines_of_picture_and_text(
     scores: artifacts.Scores, small_world: Any, small_judge: Path, prompts: Path
 ) -> None:
-    scorer = clip.load_clip(small_judge / "clip")
+    scorer = clip_load.load_clip(small_judge / "clip")
     texts = open_prompts(prompts).texts("alt")
     row_of = {s: i for i, s in enumerate(small_world.sample_ids)}
     rows = [
