@@ -43,8 +43,12 @@ RECONSTRUCTIONS_ARM = "(reconstructions)"
 PROMPT_SCORING = "prompt"
 """Value of `scoring` where the prompt itself scored the picture."""
 
+BY_SENTENCES = "clip_similarity_sentences"
+"""Metric of texts that may be longer than CLIP's context."""
+
 METRICS = (
     "clip_similarity",
+    BY_SENTENCES,
     "clip_distance",
     "claims_held",
     "claims_total",
@@ -53,12 +57,13 @@ METRICS = (
     "words_exact",
     "words_error_rate",
 )
-"""`clip_similarity` 100 cos; `clip_distance` 1 - cos in [0, 2]; `claims_held` share of the
-checked claims that hold, where an abstention does not hold; `claims_total` how many were checked;
-`claims_abstained` how many of them the recogniser would not judge. Of these three, `axis` null
-is all measurable axes together. `geneval_correct` 1 where all that the prompt says holds in the
-detector's boxes, else 0, `axis` its task; `words_exact` share of the words to be displayed that are
-read exactly; `words_error_rate` their mean character error rate, in [0, 1]."""
+"""`clip_similarity` 100 cos; `clip_similarity_sentences` its mean over the sentences of the text,
+written where any text of the run is cut; `clip_distance` 1 - cos in [0, 2]; `claims_held` share of
+the checked claims that hold, where an abstention does not hold; `claims_total` how many were
+checked; `claims_abstained` how many of them the recogniser would not judge. Of these three, `axis`
+null is all measurable axes together. `geneval_correct` 1 where all that the prompt says holds in
+the detector's boxes, else 0, `axis` its task; `words_exact` share of the words to be displayed that
+are read exactly; `words_error_rate` their mean character error rate, in [0, 1]."""
 
 
 def _schema(fields: Sequence[tuple[str, pa.DataType]], *, name: str, version: int) -> pa.Schema:

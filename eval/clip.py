@@ -131,6 +131,11 @@ class ClipScorer:
             num_truncated=int((tokens.num_tokens > self.context_length).sum()),
         )
 
+    def num_truncated(self, texts: Sequence[str]) -> int:
+        """Count the texts that are longer than the context, prefix included."""
+        tokens = self.tokenise([self.prefix + text for text in texts])
+        return int((tokens.num_tokens > self.context_length).sum())
+
     def preprocess(self, pixels: UInt8[np.ndarray, "N H W 3"]) -> Float[Tensor, "N 3 S S"]:
         """Resize and normalise pictures as open_clip's own transform does."""
         if pixels.shape[1:3] != (self.image_size, self.image_size):

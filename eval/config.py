@@ -232,6 +232,10 @@ class ScoreConfig:
     ocr: bool = False
     """Read displayed words, and compare them with those that the prompt quotes (extra `ocr`)."""
 
+    features: Path | None = None
+    """Folder in which CLIP features are kept; what an earlier run kept there is not computed again.
+    It changes no score and is no part of the recipe."""
+
     batch_size: int = 256
     """Rows per step; a multiple of 8, part of the recipe."""
 

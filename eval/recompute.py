@@ -116,9 +116,18 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
     last = {key.arm: max(k.samples_seen for k in scores if k.arm == key.arm) for key in scores}
     tables = {
         name: _read(report / "tables" / f"{name}.csv")
-        for name in ("primary", "pairs", "grid", "distances", "following", "checks", "curves")
+        for name in (
+            "primary",
+            "pairs",
+            "grid",
+            "sentences",
+            "distances",
+            "following",
+            "checks",
+            "curves",
+        )
     }
-    for name in ("grid", "distances", "following", "checks", "pairs"):
+    for name in ("grid", "sentences", "distances", "following", "checks", "pairs"):
         for record in tables[name]:
             yield from _check_record(name, record, scores, last)
     yield from _check_holm(report, tables, scores, last)
@@ -195,7 +204,9 @@ def _check_holm(
         _key(primary, "", 0)[:4], primary["arm"], primary["than"]
     )  # fmt: skip
     records = [
-        r | {"table": t} for t in ("grid", "following", "checks", "pairs") for r in tables[t]
+        r | {"table": t}
+        for t in ("grid", "sentences", "following", "checks", "pairs")
+        for r in tables[t]
     ]
     families = {}
     for r in records:
@@ -347,7 +358,7 @@ def _refuse_unpublished(
         return
     told = {
         (*_key(r, "", 0)[:4], r["arm"])
-        for name in ("grid", "following", "checks")
+        for name in ("grid", "sentences", "following", "checks")
         for r in tables[name]
         if not r["than"]
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.artifacts import BY_SENTENCES
 from eval.config import PrimaryConfig
 from eval.intervals import Interval, t_interval
 from eval.pairing import Rows, cluster_means
@@ -105,6 +106,9 @@ class Answers:
     distances: list[Cell]
     """CLIP distance for the same; means alone."""
 
+    by_sentences: list[Cell]
+    """CLIP similarity by sentences for the same, where texts were cut."""
+
     following: list[Cell]
     """Claims that hold: per prompt style all axes, then each."""
 
@@ -121,7 +125,7 @@ class Answers:
     @property
     def measures(self) -> list[Measure]:
         """Everything that is published; distances follow from similarities."""
-        return [c.measure for c in (*self.grid, *self.following, *self.checks)]
+        return [c.measure for c in (*self.grid, *self.by_sentences, *self.following, *self.checks)]
 
 
 def answer(
@@ -170,6 +174,7 @@ def answer(
         )
 
     grid = [_cell(table, m, arms) for m in measures if m.metric == "clip_similarity"]
+    by_sentences = [_cell(table, m, arms) for m in measures if m.metric == BY_SENTENCES]
     distances = [
         _cell(table, m, arms, is_compared=False) for m in measures if m.metric == "clip_distance"
     ]
@@ -184,8 +189,8 @@ def answer(
         for b in arms[i + 1 :]
         if (paired := table.paired(measure, b, a)) is not None
     ]
-    grid, following, checks, pairs, num_secondary = _correct(
-        grid, following, checks, pairs, primary=primary, measure=measure
+    grid, by_sentences, following, checks, pairs, num_secondary = _correct(
+        grid, by_sentences, following, checks, pairs, primary=primary, measure=measure
     )
     outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
     return Answers(
@@ -199,6 +204,7 @@ def answer(
         ceilings=table.ceilings,
         grid=_first(grid, primary.style),
         distances=_first(distances, primary.style),
+        by_sentences=_first(by_sentences, primary.style),
         following=_first(following, primary.style),
         checks=_first(checks, primary.style),
         pairs=pairs,
@@ -254,19 +260,20 @@ def _cell(
 
 def _correct(
     grid: list[Cell],
+    by_sentences: list[Cell],
     following: list[Cell],
     checks: list[Cell],
     pairs: list[Difference],
     *,
     primary: PrimaryConfig,
     measure: Measure,
-) -> tuple[list[Cell], list[Cell], list[Cell], list[Difference], int]:
+) -> tuple[list[Cell], list[Cell], list[Cell], list[Cell], list[Difference], int]:
     """Give every secondary comparison its Holm-corrected p; the primary keeps its own.
 
     A comparison that is printed twice (in its cell and among the pairs) counts once.
     """
     families: dict[tuple[Measure, str, str], float] = {}
-    for cell in (*grid, *following, *checks):
+    for cell in (*grid, *by_sentences, *following, *checks):
         for d in cell.differences:
             families[cell.measure, d.arm, d.than] = d.comparison.p_value
     for d in pairs:
@@ -283,7 +290,8 @@ def _correct(
     def cells(old: list[Cell]) -> list[Cell]:
         return [replace(c, differences=corrected(c.measure, c.differences)) for c in old]
 
-    return cells(grid), cells(following), cells(checks), corrected(measure, pairs), len(families)
+    found = (cells(grid), cells(by_sentences), cells(following), cells(checks))
+    return *found, corrected(measure, pairs), len(families)
 
 
 def _curves(

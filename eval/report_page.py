@@ -80,6 +80,11 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
             answers.distances, answers, name="distances", title="CLIP cosine distance",
             first=("prompt style", "scored with"),
         ),
+        "sentences": tables.cells_table(
+            answers.by_sentences, answers, name="sentences",
+            title="CLIP similarity × 100, mean over sentences",  # noqa: RUF001
+            first=("prompt style", "scored with"),
+        ) if answers.by_sentences else None,
         "following": tables.cells_table(
             answers.following, answers, name="following", title="Claims that hold, %",
             first=("prompt style", "axis"), unmeasured=unmeasured,
@@ -159,6 +164,7 @@ def render_page(
         curves=page.tables.get("curves", empty),
         grid=page.tables["grid"],
         distances=page.tables["distances"],
+        sentences=page.tables.get("sentences"),
         following=page.tables["following"],
         checks=page.tables.get("checks"),
         is_detected=bool(opened.axes) and set(opened.axes).isdisjoint(AXES),

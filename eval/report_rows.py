@@ -23,6 +23,7 @@ CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)
 
 SCALE = {
     "clip_similarity": 1.0,
+    "clip_similarity_sentences": 1.0,
     "clip_distance": 1.0,
     "claims_held": 100.0,
     "geneval_correct": 100.0,
@@ -214,6 +215,8 @@ def describe(measure: Measure) -> str:
             what = f"claims that hold ({measure.axis or 'all axes'})"
         case "clip_similarity":
             what = f"CLIP similarity with the {measure.scoring} caption"
+        case "clip_similarity_sentences":
+            what = f"CLIP similarity with the sentences of the {measure.scoring} caption"
         case "clip_distance":
             what = f"CLIP distance to the {measure.scoring} caption"
         case "geneval_correct":

@@ -1,9 +1,10 @@
 """Score generations: CLIP for every scoring text, and the claims of the prompt that hold.
 
 Every generation is scored with its prompt and with each scoring style's text of the same picture:
-the grid prompt style x scoring caption. Where claims are known, the recogniser says which of the
-prompt's own claims hold. The pictures that the prompts speak of, and their reconstructions by the
-autoencoder, are scored the same way as arms of their own: no model can hope for more.
+the grid prompt style x scoring caption; where texts are cut, by their sentences too. Where claims
+are known, the recogniser says which of the prompt's own claims hold. The pictures that the prompts
+speak of, and their reconstructions by the autoencoder, are scored the same way as arms of their
+own: no model can hope for more.
 
 Nothing is averaged here, and nothing is scored that is not complete (`eval/complete.py`).
 
@@ -23,14 +24,16 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 
 from eval import artifacts, clip, clip_load, picture_judges, recogniser
-from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
+from eval.artifacts import BY_SENTENCES, PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM, Judge
+from eval.clip_sentences import SentenceFeatures, sentence_features, similarity_by_sentences
 from eval.complete import check_complete, refuse_unpaired
 from eval.config import ScoreConfig
 from eval.first_stage import reconstruct
+from eval.kept_features import KeptFeatures
 from eval.reading import Reading
 from eval.verdicts import knows, tally, verdicts
 from launch.errors import ArtifactError, ConfigError
-from launch.manifest import SCRATCH, digest_file, write_parquet
+from launch.manifest import SCRATCH, digest_file, read_manifest, write_parquet
 from launch.parts import pending
 from launch.processes import set_threads
 from launch.run import Run
@@ -49,6 +52,9 @@ from t2i.autoencoder import Autoencoder
 
 BLOCK = 1024
 """Pictures read and scored at once."""
+
+NO_PIXELS = np.zeros((0, 1, 1, 3), np.uint8)
+"""Stands for pictures that nothing looks at, because their features were kept."""
 
 CLAIMS_FORMULA = (
     "statements of the prompt's claims that hold / statements checked; an abstention does not hold"
@@ -74,6 +80,9 @@ class Arm:
     part: str
     """File of its rows."""
 
+    source: list[str]
+    """What says which pictures these are: digests and choices."""
+
     def __len__(self) -> int:
         return len(self.generation_ids)
 
@@ -91,6 +100,10 @@ class Scorer:
     clip: clip.ClipScorer
     text_row: dict[str, int]
     text_features: Float32[np.ndarray, "M D"]
+    by_sentences: SentenceFeatures | None
+    """None where no text is cut."""
+
+    kept: KeptFeatures
     recogniser: recogniser.Recogniser | None
     measurable: frozenset[str]
     scoring: dict[str, dict[str, str]]
@@ -219,6 +232,7 @@ def _arm(folder: Path, *, prompts: Prompts, cfg: ScoreConfig) -> Arm:
         pixels=generations.pixels,
         picture_of=np.arange(len(generations)),
         part=f"{SCRATCH}/{generations.manifest.digest}.parquet",
+        source=[generations.manifest.digest],
     )
 
 
@@ -250,6 +264,7 @@ def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
         pixels=lambda chosen: images.pixels(rows[chosen], size=size),
         picture_of=np.array([number[prompt.pair_id] for prompt in prompts.rows], np.int64),
         part=f"{SCRATCH}/pictures.parquet",
+        source=[images.manifest.digest, prompts.manifest.digest, str(size)],
     )
     if cfg.autoencoder is None:
         return [pictures]
@@ -266,6 +281,7 @@ def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
             generation_ids=[f"{RECONSTRUCTIONS_ARM}:{prompt.prompt_id}" for prompt in prompts.rows],
             pixels=rebuilt,
             part=f"{SCRATCH}/reconstructions.parquet",
+            source=[*pictures.source, read_manifest(folder).digest],
         ),
     ]
 
@@ -294,7 +310,7 @@ def _scorer(
     texts = sorted(
         {p.prompt for p in prompts.rows} | {t for s in scoring.values() for t in s.values()}
     )
-    features = model.text_features(texts, batch_size=cfg.batch_size)
+    kept = KeptFeatures(cfg.features, model, batch_size=cfg.batch_size, threads=cfg.threads)
     # A detector takes the recogniser's place, which knows the embedded world alone.
     folder = None if cfg.detector is not None else judge.recogniser_folder
     claims = {
@@ -305,7 +321,9 @@ def _scorer(
     return Scorer(
         clip=model,
         text_row={text: row for row, text in enumerate(texts)},
-        text_features=features.features,
+        text_features=kept.texts(texts),
+        by_sentences=sentence_features(texts, kept=kept) if model.num_truncated(texts) else None,
+        kept=kept,
         recogniser=None if folder is None else recogniser.load_recogniser(folder),
         measurable=frozenset(axis for axis, is_read in judge.measurable.items() if is_read),
         scoring=scoring,
@@ -319,13 +337,21 @@ def score_arm(arm: Arm, scorer: Scorer, *, advance: Callable[[int], None]) -> pa
     """Return all rows of one arm."""
     columns: dict[str, list[Any]] = {name: [] for name in artifacts.SCORES_SCHEMA.names}
     numbers = np.unique(arm.picture_of)
+    kept = scorer.kept.pictures(arm.source, num=len(numbers))
+    encoded = []
+    reads_claims = scorer.recogniser is not None and bool(scorer.claims)
+    looks = reads_claims or bool(scorer.judges)
     rows_of: dict[int, list[int]] = {}
     for row, number in enumerate(arm.picture_of.tolist()):
         rows_of.setdefault(number, []).append(row)
     for start in range(0, len(numbers), BLOCK):
         block = numbers[start : start + BLOCK]
-        pixels = arm.pixels(block)
-        features = scorer.clip.picture_features(pixels, batch_size=scorer.batch_size)
+        pixels = arm.pixels(block) if kept is None or looks else NO_PIXELS
+        if kept is None:
+            features = scorer.clip.picture_features(pixels, batch_size=scorer.batch_size)
+            encoded.append(features)
+        else:
+            features = kept[start : start + BLOCK]
         readings = None
         if scorer.recogniser is not None and scorer.claims:
             readings = recogniser.read(scorer.recogniser, pixels, batch_size=scorer.batch_size)
@@ -343,6 +369,8 @@ def score_arm(arm: Arm, scorer: Scorer, *, advance: Callable[[int], None]) -> pa
                 for score_row in found:
                     _add(columns, arm, row, scoring=None, **score_row._asdict())
         advance(len(rows))
+    if encoded:
+        scorer.kept.keep_pictures(arm.source, np.concatenate(encoded))
     return artifacts.scores_table(columns)
 
 
@@ -360,11 +388,16 @@ def _add_clip(
             else scorer.scoring[scoring][arm.prompts[row].pair_id]
             for row in rows
         ]
-        features = scorer.text_features[[scorer.text_row[text] for text in texts]]
-        for metric, values in (
-            ("clip_similarity", clip.similarity(pictures, features)),
-            ("clip_distance", clip.distance(pictures, features)),
-        ):
+        places = [scorer.text_row[text] for text in texts]
+        features = scorer.text_features[places]
+        found = {
+            "clip_similarity": clip.similarity(pictures, features),
+            "clip_distance": clip.distance(pictures, features),
+        }
+        if scorer.by_sentences is not None:
+            means = scorer.by_sentences.means[places]
+            found[BY_SENTENCES] = similarity_by_sentences(pictures, means)
+        for metric, values in found.items():
             for row, value in zip(rows, values.tolist(), strict=True):
                 _add(columns, arm, row, metric=metric, scoring=scoring, axis=None, value=value)
 
@@ -422,6 +455,8 @@ def describe(
         num_tokens = scorer.clip.tokenise(distinct).num_tokens
         rates[style] = float((num_tokens > scorer.clip.context_length).mean())
     found: dict[str, Any] = {"clip": {**scorer.clip.describe(), "truncation_rate": rates}}
+    if scorer.by_sentences is not None:
+        found["clip"]["sentences"] = scorer.by_sentences.describe()
     folder = judge.recogniser_folder
     if folder is not None and scorer.recogniser is not None:
         found["claims"] = {

@@ -16,6 +16,7 @@ NOTHING = "\N{EN DASH}"
 
 DIGITS = {
     "clip_similarity": 2,
+    "clip_similarity_sentences": 2,
     "clip_distance": 4,
     "claims_held": 1,
     "geneval_correct": 1,
