@@ -57,6 +57,9 @@ class Study:
     moments: tuple[int, ...] = (100, 200, 300)
     has_claims: bool = True
     is_detected: bool = False
+    is_long: bool = False
+    """Texts are scored by their sentences too."""
+
     retrieval: float = 0.6
     unmeasurable: tuple[str, ...] = ("words",)
     seed_spread: float = 0.0
@@ -337,6 +340,8 @@ def make_scores(
             cosine = 0.2 + 0.3 * level + generator.normal(0, 0.01)
             put("clip_similarity", 100 * cosine, scoring=scoring)
             put("clip_distance", 1 - cosine, scoring=scoring)
+            if study.is_long:
+                put("clip_similarity_sentences", 100 * cosine - 3, scoring=scoring)
         if study.is_detected:
             task = geneval.TASKS[int(row["pair_id"], 16) % len(geneval.TASKS)]
             put("geneval_correct", float(generator.uniform() < level), axis=task)

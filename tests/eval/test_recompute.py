@@ -72,8 +72,9 @@ def test_every_figure_of_a_report_is_recomputed_from_its_rows(
         Study(effects={"real": 0.2, "dsc": 0.0}, seeds=2, pairs=8, moments=(100, 300)),
         Study(effects={"real": 0.0, "dsc": 0.0}, retrieval=0.03, pairs=8, moments=(300,)),
         Study(is_detected=True, pairs=12, moments=(300,)),
+        Study(is_long=True, pairs=8, moments=(300,)),
     ],
-    ids=["four seeds", "control", "worse", "withheld", "detector"],
+    ids=["four seeds", "control", "worse", "withheld", "detector", "sentences"],
 )
 def test_reports_of_every_outcome_are_recomputed(tmp_path: Path, study: Study) -> None:
     folder, _ = make_report(tmp_path, study)

@@ -648,6 +648,31 @@ def test_what_a_detector_and_ocr_find_is_told_by_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_scores_by_sentences_stand_apart_from_the_grid(
+    default: tuple[Path, ReportConfig], tmp_path: Path
+) -> None:
+    assert "By sentences" not in (default[0] / PAGE).read_text()
+    assert not (default[0] / "tables/sentences.csv").exists()
+    folder, _ = make_report(tmp_path, Study(is_long=True, pairs=8, moments=(300,)))
+    assert "<summary>By sentences</summary>" in (folder / PAGE).read_text()
+    assert {r["metric"] for r in records(folder, "grid")} == {"clip_similarity"}
+    found = records(folder, "sentences")
+    assert {r["metric"] for r in found} == {"clip_similarity_sentences"}
+    means = {
+        name: {
+            (r["prompt_style"], r["scoring"], r["arm"]): float(r["mean"])
+            for r in records(folder, name)
+            if not r["than"]
+        }
+        for name in ("grid", "sentences")
+    }
+    assert means["sentences"] == pytest.approx({k: v - 3 for k, v in means["grid"].items()})
+    differences = [r for r in found if r["than"]]
+    assert differences
+    assert all(float(r["p_holm"]) >= float(r["p"]) for r in differences)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_distances_between_distributions_have_a_section_where_they_are_given(
     default: tuple[Path, ReportConfig], tmp_path: Path
 ) -> None:
