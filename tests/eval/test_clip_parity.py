@@ -90,7 +90,7 @@ def whole_forward(scorer: clip.ClipScorer, images: np.ndarray, texts: list[str])
     return (image * text).sum(-1).double().numpy() * 100
 
 
-def test_cosines_are_those_of_open_clips_own_forward(scorer: clip.ClipScorer) -> None:
+def test_cosines_by_name_are_those_of_open_clips_own_forward(scorer: clip.ClipScorer) -> None:
     images = pictures(len(TEXTS))
     expected = whole_forward(scorer, images, TEXTS)
     assert np.ptp(expected) > 1  # the pairs are told apart
@@ -147,3 +147,19 @@ def test_torchmetrics_gives_zero_where_a_mean_is_below_it_and_ours_does_not(
     assert float(metric.compute()) == 0
     assert values[below].mean() == pytest.approx(mean(metric), abs=1e-3)
     assert values[below].mean() < -0.1
+
+
+def test_a_scorer_by_name_says_all_that_its_scores_depend_on(tmp_path: Path) -> None:
+    add_small_model("parity-named", tmp_path)
+    weights = save_random("parity-named", tmp_path)
+    named = clip_load.load_clip(
+        "parity-named", weights=weights, prefix="A photo depicts ", precision="bfloat16"
+    ).describe()
+    assert named["architecture"] == "open_clip parity-named"
+    assert (named["prefix"], named["precision"]) == ("A photo depicts ", "bfloat16")
+    assert named["context_length"] == 77
+    assert named["preprocessing"]["size_px"] == 32
+    assert named["preprocessing"]["interpolation"] == "bicubic"
+    save_random("parity-named", tmp_path, spread=1.001)  # the same file name, other weights
+    other = clip_load.load_clip("parity-named", weights=weights).describe()
+    assert other["weights"] != named["weights"]
