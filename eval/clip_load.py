@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from eval.clip import ClipScorer, Tokenised
+from eval.clip_attention import use_plain_attention
 from eval.clip_folder import CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME, build_clip, tokenise
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import digest_bytes
@@ -51,7 +52,7 @@ def load_clip(
         scorer = _load_folder(folder, prefix=prefix, precision=precision)
     else:
         scorer = _load_named(str(model), weights=weights, prefix=prefix, precision=precision)
-    scorer.model.eval().requires_grad_(False)
+    use_plain_attention(scorer.model.eval().requires_grad_(False))
     if precision == "bfloat16":
         scorer.model.to(torch.bfloat16)
     return scorer

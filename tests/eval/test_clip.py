@@ -83,11 +83,14 @@ def test_reading_no_further_than_the_end_token_changes_nothing(scorer: clip.Clip
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_cosines_are_those_of_open_clips_own_forward(scorer: clip.ClipScorer) -> None:
+def test_cosines_are_those_of_open_clips_own_forward(
+    saved: Path, scorer: clip.ClipScorer
+) -> None:
     texts = [TEXTS[0], TEXTS[1], "a plain ring"]
     images = pictures(3)
+    untouched = open_clip.create_model(f"local-dir:{saved}").eval()
     with torch.inference_mode():
-        image_features, text_features, _ = scorer.model(
+        image_features, text_features, _ = untouched(
             scorer.preprocess(images), scorer.tokenise(texts).ids
         )
     expected = (image_features * text_features).sum(-1).numpy() * 100

@@ -84,9 +84,11 @@ def ours(scorer: clip.ClipScorer, images: np.ndarray, texts: list[str]) -> np.nd
 
 
 def whole_forward(scorer: clip.ClipScorer, images: np.ndarray, texts: list[str]) -> np.ndarray:
+    untouched = open_clip.create_model(NAME).eval()  # what `load_clip` opens has our attention
+    untouched.load_state_dict(scorer.model.state_dict())
     tokens = open_clip.get_tokenizer(NAME)(texts)
     with torch.inference_mode():
-        image, text, _ = scorer.model(scorer.preprocess(images), tokens)
+        image, text, _ = untouched(scorer.preprocess(images), tokens)
     return (image * text).sum(-1).double().numpy() * 100
 
 
