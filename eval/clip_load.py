@@ -126,6 +126,7 @@ def _load_named(
         raise ConfigError(f"clip weights {weights!r}: no file and no tag of {name}; tags: {tags}")
     elif weights is None and not name.startswith("hf-hub:"):
         raise ConfigError(f"clip model {name!r}: give its weights, a tag or a safetensors file")
+    _refuse_other_activation(name, weights)
     model = open_clip.create_model(name, pretrained=str(weights) if weights else None)
     tokenizer = open_clip.get_tokenizer(name)
     preprocess = model.visual.preprocess_cfg
@@ -152,6 +153,25 @@ def _load_named(
         prefix=prefix,
         precision=precision,
     )
+
+
+def _refuse_other_activation(name: str, weights: str | Path | None) -> None:
+    """Refuse weights by tag that were trained with another activation than the model has.
+
+    open_clip warns and goes on; the scores are those of no model that was ever trained. The other
+    way round cannot be told: tags of models that have QuickGELU do not all say so.
+    """
+    import open_clip
+
+    if weights is None or name.startswith("hf-hub:") or Path(weights).is_file():
+        return
+    config = open_clip.get_model_config(name) or {}
+    tag = open_clip.get_pretrained_cfg(name, str(weights))
+    if tag.get("quick_gelu") and not config.get("quick_gelu"):
+        raise ConfigError(
+            f"clip weights {weights!r}: were trained with QuickGELU, which {name} does not have; "
+            f"give clip_model={name}-quickgelu"
+        )
 
 
 def _length(tokenizer: Any, text: str) -> int:

@@ -1,9 +1,10 @@
 """CLIP features kept between runs of `eval score`, so that a picture is encoded once.
 
 A file is named after everything that its bytes depend on: which pictures or texts, the model with a
-digest of its weights, preprocessing, precision, batch size, threads and the version of torch. What
-it was named after is written into it and compared when it is read, so that other weights, prompts
-or settings never find it. Nothing is ever thrown away; delete the folder when it has served.
+digest of its weights, preprocessing, precision, batch size, threads, the processor's instructions
+and the versions of the packages that compute. What it was named after is written into it and
+compared when it is read, so that other weights, prompts or settings never find it. Nothing is ever
+thrown away; delete the folder when it has served.
 
 N pictures or texts, D feature width
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,20 @@ from jaxtyping import Float32
 from eval.clip import ClipScorer
 from launch.errors import ArtifactError
 from launch.manifest import canonical_json, digest_bytes, write_bytes
+
+FORM: Final = 2
+"""Raised when our own code computes a feature otherwise, be it by a rounding."""
+
+PACKAGES: Final = (
+    "diffusers",
+    "open_clip_torch",
+    "pillow",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+"""Distributions that decode, reconstruct, resize, cut into tokens or multiply."""
 
 NAME: Final = "features"
 """Tensor in a file, and key of its metadata."""
@@ -69,7 +85,8 @@ class KeptFeatures:
         described = self.clip.describe()
         scorer: dict[str, Any] = {name: described[name] for name in names}
         of = digest_bytes(canonical_json(list(what)))
-        return canonical_json([of, scorer, self.batch_size, self.threads, torch.__version__])
+        made_by = [*(version(name) for name in PACKAGES), torch.backends.cpu.get_cpu_capability()]
+        return canonical_json([FORM, of, scorer, self.batch_size, self.threads, made_by])
 
     def _path(self, key: bytes) -> Path:
         assert self.folder is not None

@@ -83,9 +83,7 @@ def test_reading_no_further_than_the_end_token_changes_nothing(scorer: clip.Clip
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_cosines_are_those_of_open_clips_own_forward(
-    saved: Path, scorer: clip.ClipScorer
-) -> None:
+def test_cosines_are_those_of_open_clips_own_forward(saved: Path, scorer: clip.ClipScorer) -> None:
     texts = [TEXTS[0], TEXTS[1], "a plain ring"]
     images = pictures(3)
     untouched = open_clip.create_model(f"local-dir:{saved}").eval()
@@ -188,6 +186,12 @@ def test_an_unknown_model_is_named() -> None:
         clip_load.load_clip("ViT-Z-1")
     with pytest.raises(ConfigError, match="no file and no tag"):
         clip_load.load_clip("ViT-B-32", weights="nobody")
+
+
+def test_weights_trained_with_another_activation_are_refused() -> None:
+    """open_clip itself only warns, and every score is then wrong."""
+    with pytest.raises(ConfigError, match="give clip_model=ViT-B-32-quickgelu"):
+        clip_load.load_clip("ViT-B-32", weights="openai")
 
 
 def test_a_folder_without_weights_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eval import artifacts, clip, clip_folder, clip_load
+from eval import artifacts, clip, clip_folder, clip_load, kept_features
 from eval import score as scoring
 from eval.config import ClipSizeConfig, ScoreConfig
 from eval.kept_features import KeptFeatures
@@ -132,6 +133,21 @@ def test_another_batch_size_number_of_threads_or_source_never_finds_them(
     assert kept.pictures(["drawn", "more"], num=3) is None
     assert replace(kept, batch_size=16).pictures(["drawn"], num=3) is None
     assert replace(kept, threads=2).pictures(["drawn"], num=3) is None
+
+
+def test_another_version_of_what_computes_never_finds_them(
+    scorer: clip.ClipScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptFeatures(tmp_path, scorer, batch_size=8, threads=1)
+    kept.keep_pictures(["drawn"], np.ones((3, 4), np.float32))
+    for name, other in (
+        ("FORM", kept_features.FORM + 1),
+        ("version", lambda package: "0" if package == "pillow" else version(package)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(kept_features, name, other)
+            assert kept.pictures(["drawn"], num=3) is None
+    assert kept.pictures(["drawn"], num=3) is not None
 
 
 def test_a_prefix_shapes_texts_and_not_pictures(scorer: clip.ClipScorer, tmp_path: Path) -> None:
