@@ -10,7 +10,10 @@ nothing. Loading is not timed.
 
 `speedup_over_torchmetrics` is the grid of a study: pictures of three arms from two seeds of noise,
 scored with three captions. `single_use_speedup` is one pass over distinct pairs, where nothing can
-be used twice. `max_abs_difference` is that of the cosines of such pairs.
+be used twice; it is timed batch by batch, because a machine that others use changes its speed
+within a pass. `max_abs_difference` is that of the cosines of such pairs. `share_of_floor` compares
+such a batch with the time that its multiplications alone would take at the rate of one large
+product, which is timed in the same turn.
 
 torchmetrics 1.9 expects features as tensors and is given a model that returns them so
 (`peers/clip.py`); the arithmetic is transformers' own.
@@ -21,6 +24,9 @@ Alternating repetitions, medians; figures are printed at the end, one `name=valu
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from math import prod
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -32,6 +38,7 @@ import torchmetrics
 import transformers
 from peers.clip import model_of_transformers, processor_of_transformers, save_random
 from peers.shapes import seconds_of
+from torch import nn
 from torchmetrics.multimodal import CLIPScore
 
 from eval.clip import ClipScorer, similarity
@@ -42,6 +49,11 @@ MODEL, SIDE, CONTEXT = "ViT-B-32", 224, 77
 NUM_ARMS, NUM_SEEDS, NUM_CAPTIONS = 3, 2, 3
 NUM_PAIRS, BATCH, THREADS = 8, 8, 2
 REPETITIONS = 3
+SINGLE_TURNS = 5
+"""Turns in which each batch of distinct pairs is scored by both sides."""
+
+PRODUCT = (1024, 2048, 2048)
+"""Rows, inner and outer width of the product whose rate the floor takes."""
 WORDS = [
     "red",
     "blue",
@@ -79,17 +91,32 @@ def main() -> None:
     found = ours.pairs(*one_pass)
     expected = [theirs.cosine(p, t) for p, t in zip(*one_pass, strict=True)]
     difference = np.abs(found / 100 - np.array(expected)).max()
+    rows, weight = torch.randn(PRODUCT[:2]), torch.randn(PRODUCT[1:])
     times: dict[str, list[float]] = {}
-    for _ in range(REPETITIONS):
-        for kind, work in (
-            ("ours_grid", lambda: ours.grid(pictures, texts)),
-            ("theirs_grid", lambda: theirs.grid(pictures, texts)),
-            ("ours_single", lambda: ours.pairs(*one_pass)),
-            ("theirs_single", lambda: theirs.pairs(*one_pass)),
-            ("ours_pictures", lambda: ours.pictures(pictures)),
-            ("ours_texts", lambda: ours.texts(texts)),
-        ):
+
+    def alternate(works: dict[str, Callable[[], object]]) -> None:
+        for kind, work in works.items():
             times.setdefault(kind, []).append(seconds_of(work))
+
+    for turn in range(SINGLE_TURNS * NUM_CAPTIONS):
+        batch = slice(turn % NUM_CAPTIONS, turn % NUM_CAPTIONS + 1)
+        one_batch = (one_pass[0][batch], texts[batch])
+        alternate(
+            {
+                "ours_single": partial(ours.pairs, *one_batch),
+                "theirs_single": partial(theirs.pairs, *one_batch),
+                "ours_pictures": partial(ours.pictures, one_batch[0]),
+                "ours_texts": partial(ours.texts, one_batch[1]),
+                "product": lambda: rows @ weight,
+            }
+        )
+    for _ in range(REPETITIONS):
+        alternate(
+            {
+                "ours_grid": lambda: ours.grid(pictures, texts),
+                "theirs_grid": lambda: theirs.grid(pictures, texts),
+            }
+        )
 
     for package in (torch, open_clip, transformers, torchmetrics):
         print(f"{package.__name__}_version={package.__version__}")
@@ -102,10 +129,27 @@ def main() -> None:
         took[kind] = median(seconds)
         print(f"{kind}_ms={1000 * took[kind]:.0f}")
         print(f"{kind}_ms_quartiles={1000 * low:.0f},{1000 * high:.0f}")
-    print(f"share_of_pictures={took['ours_pictures'] / took['ours_grid']:.3f}")
+    floor = NUM_PAIRS * flop_of_pair(scorer.model) / (2 * prod(PRODUCT)) * took["product"]
+    print(f"flop_of_pair={flop_of_pair(scorer.model):.3e}")
+    print(f"floor_single_ms={1000 * floor:.0f}")
+    print(f"share_of_floor={floor / took['ours_single']:.3f}")
     print(f"speedup_over_torchmetrics={took['theirs_grid'] / took['ours_grid']:.3f}")
     print(f"single_use_speedup={took['theirs_single'] / took['ours_single']:.3f}")
     print(f"max_abs_difference={difference:.2e}")
+
+
+def flop_of_pair(model: nn.Module) -> int:
+    """Count the multiplications and additions of a picture and a text that fills the context."""
+    patches = model.visual.grid_size[0] * model.visual.grid_size[1]
+    flop = 2 * patches * model.visual.conv1.weight.numel()
+    for tower, num_tokens in (
+        (model.visual.transformer, patches + 1),
+        (model.transformer, CONTEXT),
+    ):
+        weights = sum(weight.numel() for weight in tower.parameters() if weight.ndim == 2)
+        flop += 2 * num_tokens * weights
+        flop += 4 * num_tokens**2 * tower.width * tower.layers  # who attends to whom, and to what
+    return int(flop)
 
 
 def text_of(rng: np.random.Generator) -> str:
