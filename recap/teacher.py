@@ -1,4 +1,4 @@
-"""Captions by a vision-language model behind an endpoint: one question a picture, all kinds at once.
+"""Captions by a vision-language model behind an endpoint: one question a picture, for all kinds.
 
 Each caption goes through the gates. A picture whose answer broke a rule of `recap.answers` has its
 captions quarantined under that rule, with what the model said as their text; so that rows in are
@@ -26,7 +26,7 @@ from recap.pictures import decode
 from recap.quarantine import Finished, store
 
 LEDGER: Final = "ledger.jsonl"
-"""The answers, in the run folder; in no digest, since they stand in the order in which they came."""
+"""The answers, in the run folder; in no digest, since they stand in the order of their coming."""
 USUAL_TOKENS: Final = {"ssc": 30, "dsc": 130}
 """Tokens of a usual caption of each kind, for the estimate of a plan alone."""
 
@@ -46,10 +46,11 @@ def plan_of(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> d
     """Say in a plan's words what pictures will cost."""
     cost = expected(cfg, kinds=kinds, num_pictures=num_pictures)
     budget = cfg.endpoint.budget_usd
+    usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries"
     return {
         "asked": f"{cfg.endpoint.model} at {cfg.endpoint.base_url}",
         "expected tokens": f"about {cost.input_tokens:,} in, {cost.output_tokens:,} out",
-        "expected cost": f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries",
+        "expected cost": usd if cost.most_usd else "no prices given",
         "budget": "none" if budget is None else f"{budget:.2f} USD",
     }
 
@@ -115,7 +116,7 @@ def write_parts(
                 yield Request(
                     key=images.sample_ids[row],
                     instruction=vlm.instruction,
-                    picture=shrink(images.read(row), longest_px=vlm.picture_px),
+                    picture=shrink(images.read(int(row)), longest_px=vlm.picture_px),
                     schema=form,
                 )
 
