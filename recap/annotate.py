@@ -1,7 +1,8 @@
 """Captions from a teacher for a subset of pictures: fine-tuning corpora, prompts, judge's texts.
 
-Two teachers. `claims` writes the embedded world's language from the truth of each picture.
+Three teachers. `claims` writes the embedded world's language from the truth of each picture.
 `texts` takes what people wrote: one text alone is short, all of them joined are descriptive.
+`endpoint` asks a vision-language model that looks at the picture (`recap.teacher`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from launch import keyed
 from launch.errors import ConfigError, InputError
 from launch.parts import pending
 from launch.run import Run
-from recap import artifacts
+from recap import artifacts, teacher
 from recap.artifacts import CaptionRow, Images
 from recap.claims import Claim
 from recap.config import AnnotateConfig
+from recap.quarantine import quarantine_of
 
 Rows = Sequence[int] | Int64[np.ndarray, "N"]
 
@@ -27,6 +29,9 @@ CLAIMS_KINDS: Final = ("ssc", "dsc", "human", "truth", "shuffled", "judge")
 """Kinds that the `claims` teacher writes."""
 TEXTS_KINDS: Final = ("ssc", "dsc", "human", "judge")
 """Kinds that the `texts` teacher writes."""
+ENDPOINT_KINDS: Final = ("ssc", "dsc")
+"""Kinds that the `endpoint` teacher writes."""
+_KINDS: Final = {"claims": CLAIMS_KINDS, "texts": TEXTS_KINDS, "endpoint": ENDPOINT_KINDS}
 
 
 def annotate(cfg: AnnotateConfig, run: Run) -> None:
@@ -36,18 +41,22 @@ def annotate(cfg: AnnotateConfig, run: Run) -> None:
     rows = choose_rows(images, cfg)
     _refuse(images, rows, cfg)
     shards = _by_shard(images, rows)
-    if not run.start(
-        {
-            "pictures": len(rows),
-            "of the split": f"{cfg.split}, {len(_split_rows(images, cfg)):,} pictures",
-            "teacher": cfg.teacher,
-            "kinds": ", ".join(cfg.kinds),
-        }
-    ):
+    plan: dict[str, object] = {
+        "pictures": len(rows),
+        "of the split": f"{cfg.split}, {len(_split_rows(images, cfg)):,} pictures",
+        "teacher": cfg.teacher,
+        "kinds": ", ".join(cfg.kinds),
+    }
+    if cfg.vlm is not None:
+        plan |= teacher.plan_of(cfg.vlm, kinds=cfg.kinds, num_pictures=len(rows))
+    if not run.start(plan):
         return
 
-    partners = _partners(images, rows, cfg) if "shuffled" in cfg.kinds else {}
     names = [artifacts.caption_part_name(index) for index in range(len(shards))]
+    if cfg.vlm is not None:
+        _from_endpoint(cfg, run, images, dict(zip(names, shards, strict=True)))
+        return
+    partners = _partners(images, rows, cfg) if "shuffled" in cfg.kinds else {}
     left = set(pending(run.out, names))
     with run.progress(len(rows), label="annotate", unit="img") as progress:
         for name, shard_rows in zip(names, shards, strict=True):
@@ -70,6 +79,26 @@ def annotate(cfg: AnnotateConfig, run: Run) -> None:
             "pictures": len(rows),
         },
         parts=names,
+    )
+
+
+def _from_endpoint(
+    cfg: AnnotateConfig, run: Run, images: Images, shards: Mapping[str, Int64[np.ndarray, "_"]]
+) -> None:
+    """Write what a model behind an endpoint says; what breaks a rule is quarantined."""
+    found = teacher.write_parts(cfg, run, images=images, shards=shards)
+    num_pictures = sum(map(len, shards.values()))
+    run.finish(
+        artifact=artifacts.CAPTIONS,
+        version=artifacts.VERSION,
+        counts={
+            "rows_in": num_pictures * len(cfg.kinds),
+            "rows_out": found.rows_out,
+            "pictures": num_pictures,
+        },
+        rejected={"gated": found.gated},
+        parts=[path for name in shards for path in (run.out / name, quarantine_of(run.out, name))],
+        recipe={"gated_by_rule": found.by_rule},
     )
 
 
@@ -98,7 +127,7 @@ def choose_rows(images: Images, cfg: AnnotateConfig) -> Int64[np.ndarray, "N"]:
 
 def _refuse(images: Images, rows: Int64[np.ndarray, "N"], cfg: AnnotateConfig) -> None:
     """Refuse kinds that the teacher cannot write and pictures that it knows nothing of."""
-    known = CLAIMS_KINDS if cfg.teacher == "claims" else TEXTS_KINDS
+    known = _KINDS[cfg.teacher]
     wrong = [kind for kind in cfg.kinds if kind not in known]
     if wrong or not cfg.kinds or len(set(cfg.kinds)) < len(cfg.kinds):
         raise ConfigError(
@@ -109,6 +138,8 @@ def _refuse(images: Images, rows: Int64[np.ndarray, "N"], cfg: AnnotateConfig) -
         raise InputError(f"{cfg.images}: split {cfg.split} has no pictures.")
     if "shuffled" in cfg.kinds and len(rows) < 2:
         raise InputError(f"{cfg.images}: shuffled captions need at least two pictures.")
+    if cfg.teacher == "endpoint":
+        return
     told = images.claims if cfg.teacher == "claims" else images.texts
     silent = [row for row in rows if not told[row]]
     if silent:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
 from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
@@ -99,31 +100,6 @@ class IngestConfig:
         if self.image_size is not None:
             require_positive(self, "image_size")
         require_share(self, "max_rejected_share")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotateConfig:
-    """Write captions of a subset of pictures: the fine-tuning corpora and people's prompts."""
-
-    images: Path
-    """Images artifact."""
-
-    teacher: Literal["claims", "texts"]
-    """`claims`: the embedded world's language, from the truth. `texts`: the people's texts that
-    came with the pictures."""
-
-    kinds: list[str]
-    """Kinds written. `claims` teacher: ssc, dsc, human, truth, shuffled, judge. `texts` teacher:
-    ssc (one text alone), dsc (all but the alt text, joined), human, judge."""
-
-    split: Literal["train", "judge", "test", "all"] = "train"
-    """Which pictures are annotated."""
-
-    num_pictures: int | None = None
-    """How many, chosen by keyed randomness so that smaller choices nest; None takes all."""
-
-    seed: int = 0
-    """Seed of the choice and of the phrasings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,6 +463,178 @@ class GateConfig:
         if not 0 <= self.max_gated_share <= 1:
             raise ConfigError(
                 f"gates.max_gated_share must lie in [0, 1], got {self.max_gated_share:g}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """A server that speaks OpenAI's chat interface, and how hard it may be asked."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset(
+        {
+            "base_url",
+            "key_variable",
+            "concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "timeout_s",
+            "max_retries",
+            "retry_wait_s",
+            "budget_usd",
+            "usd_per_million_input_tokens",
+            "usd_per_million_output_tokens",
+            "tokens_per_picture",
+        }
+    )
+
+    model: str
+    """Name under which the server knows the model."""
+
+    base_url: str = "https://api.openai.com/v1"
+    """Address of the server, up to and with `/v1`; it may move, answers are kept by model."""
+
+    key_variable: str | None = "OPENAI_API_KEY"
+    """Environment variable that holds the key; None for a server that asks for none."""
+
+    concurrency: int = 8
+    """Requests under way at once."""
+
+    requests_per_minute: int | None = None
+    """Limit that the server sets; None is no limit of ours."""
+
+    tokens_per_minute: int | None = None
+    """The same, in tokens of input and output; a request counts with the most it may take."""
+
+    timeout_s: float = 120.0
+    """Seconds after which a request without an answer is given up and sent again."""
+
+    max_retries: int = 6
+    """Times that one request is sent again."""
+
+    retry_wait_s: float = 1.0
+    """Wait before the first retry, about; each further one waits about twice as long, a minute at
+    most, and never less than the server asks for."""
+
+    budget_usd: float | None = None
+    """Most that all answers of a ledger may cost together; needs prices."""
+
+    usd_per_million_input_tokens: float = 0.0
+    """Price of what is sent."""
+
+    usd_per_million_output_tokens: float = 0.0
+    """Price of what is answered."""
+
+    tokens_per_picture: int = 2000
+    """Most input tokens that the server counts for one picture; the budget relies on it."""
+
+    max_output_tokens: int = 512
+    """Longest answer; a longer one is cut off and rejected."""
+
+    temperature: float | None = 0.0
+    """Of sampling; None leaves it to the server, as some models demand."""
+
+    seed: int | None = 0
+    """Seed sent to the server, which may or may not heed it; None sends none."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "concurrency", "max_output_tokens", "tokens_per_picture")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+        for name in ("timeout_s", "retry_wait_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name):g}")
+        prices = (self.usd_per_million_input_tokens, self.usd_per_million_output_tokens)
+        if min(self.max_retries, *prices) < 0:
+            raise ConfigError("max_retries and prices must be 0 or more")
+        if self.budget_usd is not None and (self.budget_usd < 0 or max(prices) == 0):
+            raise ConfigError(
+                f"budget_usd={self.budget_usd:g} needs usd_per_million_input_tokens and "
+                "usd_per_million_output_tokens, as the server's price list has them, and must be "
+                "0 or more"
+            )
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ConfigError(
+                f"base_url: expected an address such as http://localhost:8000/v1, got "
+                f"{self.base_url!r}"
+            )
+        if address.username or address.password or address.query:
+            raise ConfigError(
+                "base_url carries a name, a password or a query, which would be written into the "
+                "run folder; put the key into the environment variable that key_variable names"
+            )
+        if self.key_variable is not None and not re.fullmatch(
+            r"[A-Z_][A-Z0-9_]*", self.key_variable
+        ):
+            raise ConfigError(
+                "key_variable must be the name of an environment variable in capitals, such as "
+                "OPENAI_API_KEY, never the key itself; what was given is not shown here"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """A vision-language model behind an endpoint that looks at pictures and captions them."""
+
+    endpoint: EndpointConfig
+    """The server."""
+
+    instruction: str = (
+        "Caption the picture twice. ssc: one short sentence on the main subject. dsc: a "
+        "descriptive caption of several sentences on every subject with its number, colours, "
+        "material and place, on the background, on displayed words and on the style. Tell only "
+        "what can be seen, without an opening such as 'The image shows'."
+    )
+    """What the teacher is told; the kinds are named as they are in the answer."""
+
+    picture_px: int = 512
+    """Longer side of the pictures that are sent, at most."""
+
+    ledger: Path | None = None
+    """File that keeps every answer; several runs may share one. None is `ledger.jsonl` in the run
+    folder."""
+
+    gates: GateConfig = field(default_factory=GateConfig)
+    """Rules that quarantine a caption."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "picture_px")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateConfig:
+    """Write captions of a subset of pictures: the fine-tuning corpora and people's prompts."""
+
+    images: Path
+    """Images artifact."""
+
+    teacher: Literal["claims", "texts", "endpoint"]
+    """`claims`: the embedded world's language, from the truth. `texts`: the people's texts that
+    came with the pictures. `endpoint`: a vision-language model that looks at them."""
+
+    kinds: list[str]
+    """Kinds written. `claims` teacher: ssc, dsc, human, truth, shuffled, judge. `texts` teacher:
+    ssc (one text alone), dsc (all but the alt text, joined), human, judge. `endpoint` teacher: ssc,
+    dsc."""
+
+    split: Literal["train", "judge", "test", "all"] = "train"
+    """Which pictures are annotated."""
+
+    num_pictures: int | None = None
+    """How many, chosen by keyed randomness so that smaller choices nest; None takes all."""
+
+    seed: int = 0
+    """Seed of the choice and of the phrasings."""
+
+    vlm: TeacherConfig | None = None
+    """Who is asked, and how, when `teacher` is `endpoint`."""
+
+    def __post_init__(self) -> None:
+        if (self.vlm is not None) != (self.teacher == "endpoint"):
+            raise ConfigError(
+                "vlm describes the teacher `endpoint`, which needs vlm.endpoint.model; "
+                f"teacher is {self.teacher}"
             )
 
 

@@ -1,0 +1,171 @@
+"""A chat server asked politely: rates, retries, a budget, and a ledger of every answer.
+
+For whoever has questions for a model behind OpenAI's chat interface (OpenAI, vLLM, SGLang,
+llama.cpp, ...), with pictures or without:
+
+    from recap.endpoint import Answer, EndpointConfig, Request, ask_all, expect
+
+    requests = (Request(key=name, instruction=told, text=prompt, schema=SCHEMA) for ...)
+    done = ask_all(requests, cfg=cfg.endpoint, ledger=run.out / "ledger.jsonl", on_answer=keep)
+
+`on_answer` gets one `Answer` for each request, in the order in which they come; those that the
+ledger has come at once and cost nothing. `answer.rule` names what is wrong with an answer and
+`answer.value` holds the object where nothing is. Requests are drawn from their iterable only as
+they are sent. What stops the job (no key, wrong address, budget, ...) is raised once the requests
+under way have ended and their answers are in the ledger. The first request goes alone, so that a
+wrong setting costs one request.
+
+Everything is kept by (model, instruction with schema and sampling, item), see `recap.answers`: a
+caller may stop anywhere and start again. The key is read from the environment, and cut out of
+whatever a server says. Torch-free; the client comes with the extra `endpoint`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.errors import InputError
+from recap.answer_ledger import Ledger
+from recap.answers import Answer, Request, refuse_schema
+from recap.asking import OVERHEAD_TOKENS, Asker, read_line
+from recap.config import EndpointConfig
+from recap.pace import USD, price
+
+__all__ = ["Answer", "Answers", "EndpointConfig", "Expected", "Request", "ask_all", "expect"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of all questions."""
+
+    num_asked: int
+    """Questions that the server was asked in this call."""
+
+    num_old: int
+    """Questions that the ledger had an answer to."""
+
+    num_retries: int
+    """Requests sent again."""
+
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Answers by the rule that they break, old ones included."""
+
+    input_tokens: int = 0
+    """Of the answers of this call, as the server counts."""
+
+    output_tokens: int = 0
+    """The same."""
+
+    spent_usd: float = 0.0
+    """Cost of the whole ledger, with the most that requests without a known end may have cost."""
+
+
+class Expected(NamedTuple):
+    """What questions will take."""
+
+    input_tokens: int
+    output_tokens: int
+    usd: float
+    most_usd: float
+
+
+def expect(
+    cfg: EndpointConfig, *, num: int, num_bytes: int, has_pictures: bool, output_tokens: int
+) -> Expected:
+    """Estimate tokens and cost.
+
+    Args:
+        cfg: Holds prices and limits.
+        num: Requests.
+        num_bytes: Bytes of text of one request; about four make a token.
+        has_pictures: Each has a picture, counted with the most that it may take.
+        output_tokens: Tokens of a usual answer.
+    """
+    picture = cfg.tokens_per_picture if has_pictures else 0
+    sent = num * (-(-num_bytes // 4) + OVERHEAD_TOKENS + picture)
+    said = num * min(output_tokens, cfg.max_output_tokens)
+    usd = price(cfg, input_tokens=sent, output_tokens=said)
+    most = price(
+        cfg,
+        input_tokens=num * (num_bytes + OVERHEAD_TOKENS + picture),
+        output_tokens=num * cfg.max_output_tokens,
+    )
+    return Expected(sent, said, usd / USD, most / USD)
+
+
+def ask_all(
+    requests: Iterable[Request],
+    *,
+    cfg: EndpointConfig,
+    ledger: Path,
+    on_answer: Callable[[Answer], None] | None = None,
+) -> Answers:
+    """Ask every question that the ledger has no answer to.
+
+    Args:
+        requests: Questions with keys of their own.
+        cfg: The server.
+        ledger: File that keeps the answers.
+        on_answer: Called in this thread with the answer to each question.
+
+    Raises:
+        InputError: A key, an address, a name or a right is missing or wrong; or one key comes
+            twice.
+        StoppedError: The budget is spent, or the server gives nothing any more.
+        ArtifactError: The ledger is damaged.
+    """
+    rejected, num_old = Counter[str](), 0
+    under_way: set[Future[Answer]] = set()
+    keys: set[str] = set()
+
+    def hand_on(answer: Answer) -> None:
+        if answer.rule is not None:
+            rejected[answer.rule] += 1
+        if on_answer is not None:
+            on_answer(answer)
+
+    def harvest() -> None:
+        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        for future in done:
+            under_way.discard(future)
+            hand_on(future.result())
+
+    with Ledger(ledger) as book, ThreadPoolExecutor(cfg.concurrency) as pool:
+        asker = Asker(cfg, book)
+        try:
+            for request in requests:
+                if request.key in keys:
+                    raise InputError(f"request {request.key!r} comes twice; keys must differ")
+                keys.add(request.key)
+                if request.schema is not None:
+                    refuse_schema(request.schema)
+                asked = asker.identity(request)
+                if asked in book:
+                    num_old += 1
+                    hand_on(read_line(request, book.reply(asked), is_old=True))
+                    continue
+                asker.open()
+                under_way.add(pool.submit(asker.ask, request, asked))
+                # The first goes alone: what is wrong with the settings is wrong with all.
+                while len(under_way) >= (cfg.concurrency if asker.has_answers else 1):
+                    harvest()
+            while under_way:
+                harvest()
+        finally:
+            asker.stop()
+            wait(under_way)
+            asker.close()
+    return Answers(
+        num_asked=asker.num_asked,
+        num_old=num_old,
+        num_retries=asker.num_retries,
+        rejected=dict(sorted(rejected.items())),
+        input_tokens=asker.input_tokens,
+        output_tokens=asker.output_tokens,
+        spent_usd=asker.purse.spent / USD,
+    )

@@ -1,0 +1,189 @@
+"""Captions by a vision-language model behind an endpoint: one question a picture, for all kinds.
+
+Each caption goes through the gates. A picture whose answer broke a rule of `recap.answers` has its
+captions quarantined under that rule, with what the model said as their text; so that rows in are
+rows out and rows quarantined. A part is written when the last of its pictures is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image
+
+from launch.parts import pending
+from launch.run import Run
+from recap.artifacts import CaptionRow, Images
+from recap.config import AnnotateConfig, TeacherConfig
+from recap.endpoint import Answer, Expected, Request, ask_all, expect
+from recap.gates import Written, broken_rules_of_part
+from recap.pictures import decode
+from recap.quarantine import Finished, store
+
+LEDGER: Final = "ledger.jsonl"
+"""The answers, in the run folder; in no digest, since they stand in the order of their coming."""
+USUAL_TOKENS: Final = {"ssc": 30, "dsc": 130}
+"""Tokens of a usual caption of each kind, for the estimate of a plan alone."""
+
+
+def expected(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> Expected:
+    """Estimate what pictures will cost."""
+    return expect(
+        cfg.endpoint,
+        num=num_pictures,
+        num_bytes=len(cfg.instruction.encode()) + len(repr(schema_of(kinds))),
+        has_pictures=True,
+        output_tokens=sum(USUAL_TOKENS[kind] for kind in kinds),
+    )
+
+
+def plan_of(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> dict[str, object]:
+    """Say in a plan's words what pictures will cost."""
+    cost = expected(cfg, kinds=kinds, num_pictures=num_pictures)
+    budget = cfg.endpoint.budget_usd
+    usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries"
+    return {
+        "asked": f"{cfg.endpoint.model} at {cfg.endpoint.base_url}",
+        "expected tokens": f"about {cost.input_tokens:,} in, {cost.output_tokens:,} out",
+        "expected cost": usd if cost.most_usd else "no prices given",
+        "budget": "none" if budget is None else f"{budget:.2f} USD",
+    }
+
+
+def schema_of(kinds: Sequence[str]) -> dict[str, Any]:
+    """Return the form of an answer: one text of each kind."""
+    return {
+        "type": "object",
+        "properties": {kind: {"type": "string"} for kind in kinds},
+        "required": list(kinds),
+        "additionalProperties": False,
+    }
+
+
+def shrink(data: bytes, *, longest_px: int) -> bytes:
+    """Return a picture as a JPEG whose longer side has so many pixels at most.
+
+    Raises:
+        PictureError: The picture is refused; the error names the rule.
+    """
+    picture = decode(data)
+    # The gap lets Pillow first average whole blocks: several times faster and as good.
+    picture.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    buffer = BytesIO()
+    picture.save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()
+
+
+class Counts(NamedTuple):
+    """What became of all captions."""
+
+    rows_out: int
+    gated: int
+    by_rule: dict[str, int]
+
+
+def write_parts(
+    cfg: AnnotateConfig,
+    run: Run,
+    *,
+    images: Images,
+    shards: Mapping[str, Int64[np.ndarray, "_"]],
+) -> Counts:
+    """Ask for the captions of every picture, and write the parts that are not there.
+
+    Args:
+        cfg: Settings with `vlm`.
+        run: The run folder.
+        images: Opened images.
+        shards: Rows of each part by its name.
+    """
+    assert cfg.vlm is not None
+    vlm, names = cfg.vlm, list(shards)
+    finished = Finished(run.out, vlm.gates)
+    left = {name: len(shards[name]) for name in pending(run.out, names)}
+    part_of = {images.sample_ids[row]: name for name in left for row in shards[name]}
+    answers: dict[str, dict[str, Answer]] = {name: {} for name in left}
+
+    def requests() -> Iterator[Request]:
+        form = schema_of(cfg.kinds)
+        for name in left:
+            for row in shards[name]:
+                yield Request(
+                    key=images.sample_ids[row],
+                    instruction=vlm.instruction,
+                    picture=shrink(images.read(int(row)), longest_px=vlm.picture_px),
+                    schema=form,
+                )
+
+    with run.progress(sum(map(len, shards.values())), label="annotate") as progress:
+        progress.resume(sum(map(len, shards.values())) - sum(left.values()))
+
+        def keep(answer: Answer) -> None:
+            name = part_of[answer.key]
+            answers[name][answer.key] = answer
+            progress.advance(1)
+            if len(answers[name]) == left[name]:
+                found = answers.pop(name)
+                in_order = [found[images.sample_ids[row]] for row in shards[name]]
+                store(run.out, name, captions_of(in_order, cfg=cfg))
+                finished.look(names)
+
+        # Empty shards have nobody to wait for.
+        for name in [name for name, num in left.items() if not num]:
+            store(run.out, name, [])
+        done = ask_all(
+            requests(), cfg=vlm.endpoint, ledger=vlm.ledger or run.out / LEDGER, on_answer=keep
+        )
+    finished.look(names, is_final=True)
+    run.log(
+        "endpoint",
+        asked=done.num_asked,
+        from_ledger=done.num_old,
+        retries=done.num_retries,
+        rejected=done.rejected,
+        input_tokens=done.input_tokens,
+        output_tokens=done.output_tokens,
+        spent_usd=done.spent_usd,
+    )
+    print(
+        f"{run.verb}: asked {done.num_asked:,}, from the ledger {done.num_old:,}, sent again "
+        f"{done.num_retries:,}, {done.input_tokens:,} tokens in, {done.output_tokens:,} out, "
+        f"{done.spent_usd:.4f} USD in all",
+        flush=True,
+    )
+    return Counts(
+        rows_out=finished.num_captions - finished.num_gated,
+        gated=finished.num_gated,
+        by_rule=dict(sorted(finished.rules.items())),
+    )
+
+
+def captions_of(answers: Sequence[Answer], *, cfg: AnnotateConfig) -> list[CaptionRow]:
+    """Return the captions of a part as they are stored, with the rules that each breaks as flags.
+
+    Args:
+        answers: One for each picture of the part.
+        cfg: Holds the kinds and the limits of the rules.
+    """
+    assert cfg.vlm is not None
+    rows = []
+    good = [answer for answer in answers if answer.value is not None]
+    for kind in cfg.kinds:
+        texts = [" ".join(str((answer.value or {})[kind]).split()) for answer in good]
+        flags = broken_rules_of_part([Written(text, "end") for text in texts], limits=cfg.vlm.gates)
+        written = {
+            answer.key: CaptionRow(
+                sample_id=answer.key, kind=kind, text=text, stop_reason="end", flags=tuple(broken)
+            )
+            for answer, text, broken in zip(good, texts, flags, strict=True)
+        }
+        for answer in answers:
+            lost = CaptionRow(sample_id=answer.key, kind=kind, text=answer.text)
+            rule = str(answer.rule)
+            rows.append(written.get(answer.key) or replace(lost, flags=(rule,)))
+    return rows
