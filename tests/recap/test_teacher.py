@@ -183,8 +183,9 @@ def test_a_killed_teacher_goes_on_and_ends_in_the_same_captions(
         server.delay_s = 0.0
         subprocess.run(command, env=env, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
         asked_again = server.answered - before
-        # At most what was under way at the kill is asked for again.
-        assert sum(asked_again.values()) == 120 - num_kept
+        # What is kept is not asked for again; the four requests that were under way at the kill may
+        # be answered, and counted, after it.
+        assert 120 - num_kept <= sum(asked_again.values()) <= 120 - num_kept + 4
         assert sum(server.answered.values()) <= 120 + 4
         cfg = config(server, images, *words)
         written(cfg, tmp_path / "whole")
