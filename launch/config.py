@@ -226,21 +226,40 @@ def to_plain(value: Any) -> Any:
 def recipe_of(value: Any) -> Any:
     """Return the settings of a dataclass tree that shape the payload, as JSON-ready data.
 
-    Left out are paths, which say where inputs lie (what they hold enters a recipe by digest), and
-    the fields that a class names in `NOT_IN_RECIPE`, which cannot change a byte: a resumed run may
-    have others.
+    Left out are paths, which say where inputs lie (what they hold enters a recipe by digest); the
+    fields that a class names in `NOT_IN_RECIPE`, which cannot change a byte: a resumed run may have
+    others; and those in `SINCE_LATER` at their default, which leaves everything as it was before
+    the class had them.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         harmless = getattr(value, "NOT_IN_RECIPE", ())
+        later = getattr(value, "SINCE_LATER", ())
         return {
             f.name: recipe_of(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if f.name not in harmless and not _holds_paths(hints[f.name])
+            if f.name not in harmless
+            and not _holds_paths(hints[f.name])
+            and not (f.name in later and getattr(value, f.name) == _default_of(f))
         }
     if isinstance(value, Mapping):
         return {str(k): recipe_of(v) for k, v in value.items()}
     return to_plain(value)
+
+
+def comparable(recipe: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return the entries of an earlier run's recipe that settings of `config`'s class could make.
+
+    What a verb itself added to its recipe is left out. A setting of `SINCE_LATER` stays: the
+    earlier run may have had another than the default, at which it is absent now.
+    """
+    known = {"verb", *recipe_of(config), *getattr(config, "SINCE_LATER", ())}
+    return {key: value for key, value in recipe.items() if key in known}
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def _holds_paths(hint: Any) -> bool:

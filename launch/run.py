@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import manifest as manifests
-from launch.config import differences, recipe_of, to_plain
+from launch.config import comparable, differences, recipe_of, to_plain
 from launch.errors import ConfigError, InputError
 from launch.manifest import RUN_LOG, SCRATCH, Input, Manifest
 from launch.processes import rank, wait_for_everyone
@@ -243,7 +243,8 @@ class Run:
         if manifests.is_complete(self.out):
             done = manifests.read_manifest(self.out)
             # `finish` may have added to the recipe; what it added is not a change.
-            recipe = {k: v for k, v in done.recipe.items() if k in self.recipe}
+            extra = {k: v for k, v in done.recipe.items() if k in self.recipe}
+            recipe = {**extra, **comparable(done.recipe, self.config)}
             old = {"recipe": recipe, "inputs": sorted([i.role, i.digest] for i in done.inputs)}
         elif begun.is_file():
             raw = json.loads(begun.read_text())
@@ -313,7 +314,7 @@ def refuse_stale(folder: Path, *, verb: str, config: Any, source: str | None = N
         return
     done = manifests.read_manifest(folder)
     new = json.loads(json.dumps({"verb": verb, **recipe_of(config)}))
-    changed = differences({key: done.recipe.get(key, "(absent)") for key in new}, new)
+    changed = differences(comparable(done.recipe, config), new)
     for was in done.inputs:
         path, now = Path(was.path), None
         if was.role == "source":

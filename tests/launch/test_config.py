@@ -183,9 +183,38 @@ def test_a_setting_that_cannot_change_a_byte_is_no_part_of_a_recipe() -> None:
     assert config.to_plain(Whole()) == {"part": {"limit": 1, "size": 2}, "workers": 3}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """Settings of a verb that was given two more."""
+
+    SINCE_LATER: ClassVar = frozenset({"method", "words"})
+
+    size: int = 2
+    """Size."""
+
+    method: str = "greedy"
+    """Method."""
+
+    words: list[str] = field(default_factory=list)
+    """Words."""
+
+
+def test_a_later_setting_enters_a_recipe_only_where_it_differs_from_its_default() -> None:
+    assert config.recipe_of(Grown()) == {"size": 2}
+    assert config.recipe_of(Grown(words=["a"])) == {"size": 2, "words": ["a"]}
+    assert config.recipe_of(Grown(method="beam")) == {"size": 2, "method": "beam"}
+
+
 def test_numbers_out_of_range_are_refused_by_name() -> None:
     given = SimpleNamespace(samples=0, batch_size=12)
     with pytest.raises(ConfigError, match="samples must be at least 1, got 0"):
         config.require_positive(given, "samples")
     with pytest.raises(ConfigError, match="batch_size must be a multiple of 8, got 12"):
         config.require_multiple_of_8(given, "batch_size")
+
+
+def test_a_folder_made_with_a_later_setting_is_not_taken_for_one_made_without() -> None:
+    made = config.comparable({"verb": "x", "size": 2, "method": "beam", "own": 1}, Grown())
+    assert config.differences(made, {"verb": "x", **config.recipe_of(Grown())}) == [
+        "method: 'beam' -> '(absent)'"
+    ]
