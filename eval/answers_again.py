@@ -13,13 +13,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 from scipy import optimize, stats
+
+BEYOND = " \N{MINUS SIGN} "
+"""Between two prompt styles: pictures of the first less those of the second."""
 
 SHARES = ("claims_held", "geneval_correct", "words_exact", "words_right")
 """Stored as shares, published in percent."""
@@ -81,6 +84,59 @@ def _over_tasks(scores: Mapping[Key, list[Score]]) -> dict[Key, list[Score]]:
             for score in task
         ]
     return weighted
+
+
+def changes_again(scores: Mapping[Key, Sequence[Score]]) -> dict[Key, list[Score]]:
+    """Subtract every two styles' pictures of one pair, model and noise, where both have all."""
+    found: dict[Key, list[Score]] = {}
+    for key, base in product(scores, repeat=2):
+        if key.style == base.style or key._replace(style=base.style) != base:
+            continue
+        old = {(s.pair_id, s.model_seed, s.seed): s.value for s in scores[base]}
+        new = {(s.pair_id, s.model_seed, s.seed): s for s in scores[key]}
+        if old.keys() == new.keys() and len(new) == len(scores[key]):
+            found[key._replace(style=f"{key.style}{BEYOND}{base.style}")] = [
+                score._replace(prompt_id=score.pair_id, value=score.value - old[at])
+                for at, score in new.items()
+            ]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Means of one arm's models, how far they spread, and how often two are called different."""
+
+    means: dict[int, float]
+    deviation: float
+    low: float
+    high: float
+    num_pairs: int
+    num_called_different: int
+
+
+def seeds_again(scores: Mapping[Key, Sequence[Score]], key: Key) -> Seeds:
+    """Describe the models of one arm; chi-square for the deviation, Student's t for two models."""
+    of_cell: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for score in scores[key]:
+        of_cell[score.model_seed, score.pair_id].append(score.value)
+    prompts = sorted({pair for _, pair in of_cell})
+    of_seed = {
+        seed: np.array([np.mean(of_cell[seed, pair]) for pair in prompts])
+        for seed in sorted({seed for seed, _ in of_cell})
+    }
+    means = {seed: float(values.mean()) for seed, values in of_seed.items()}
+    df = len(means) - 1
+    squares = float(np.sum((np.array([*means.values()]) - np.mean([*means.values()])) ** 2))
+    low, high = (np.sqrt(squares / stats.chi2.ppf(tail, df)) for tail in (0.975, 0.025))
+    ends = [_student(of_seed[a] - of_seed[b]) for a, b in combinations(of_seed, 2)]
+    return Seeds(
+        means=means,
+        deviation=float(np.sqrt(squares / df)),
+        low=float(low),
+        high=float(high),
+        num_pairs=len(ends),
+        num_called_different=sum(low > 0 or high < 0 for low, high in ends),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
@@ -375,14 +375,20 @@ class DistributionConfig:
 class PrimaryConfig:
     """The one comparison that a study names before it runs."""
 
+    SINCE_LATER: ClassVar = frozenset({"against"})
+
     better: str
     """Arm expected to be better."""
 
     than: str
-    """Arm it is compared with."""
+    """Arm it is compared with; itself, where the question is how much training seeds matter."""
 
     style: str
     """Prompt style."""
+
+    against: str | None = None
+    """Prompt style from which the change is compared: not how well an arm follows `style`, but how
+    much better than it follows this one."""
 
     metric: Literal["prompt_following", "clip_similarity"]
     """`prompt_following` (share of the prompt's claims that hold) or `clip_similarity`."""
@@ -392,8 +398,27 @@ class PrimaryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlongConfig:
+    """Arms that differ by a number: what is drawn against it."""
+
+    title: str
+    """What the number is, with its unit: "descriptive captions, %"."""
+
+    arms: dict[str, float]
+    """The number of each arm; an arm may stand in several."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.arms.values())) < 2:
+            raise ConfigError(
+                f"along: {self.title!r} needs arms at two numbers or more, got {self.arms}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """One self-contained HTML page, its tables as CSV, its figures as SVG and PNG."""
+
+    SINCE_LATER: ClassVar = frozenset({"changes", "along"})
 
     study: str
     """Name of the study."""
@@ -436,6 +461,13 @@ class ReportConfig:
 
     control: bool = False
     """The study is a control: the headline says whether the instrument works."""
+
+    changes: dict[str, str] = field(default_factory=dict)
+    """Prompt style -> style from which its change is told: what rewriting or altering prompts does
+    to each arm."""
+
+    along: list[AlongConfig] = field(default_factory=list)
+    """Numbers by which arms differ; every prompt style is drawn against each."""
 
     resamples: int = 2000
     """Bootstrap resamples."""

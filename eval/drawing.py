@@ -151,9 +151,11 @@ def _inline(svg: str, *, name: str, alt: str) -> str:
 
 
 def look_of(arm: str, arms: Sequence[str]) -> tuple[str, str]:
-    """Return colour and marker of an arm."""
+    """Return colour and marker of an arm; a colour that comes again has another marker."""
     i = list(arms).index(arm)
-    return ARM_COLOURS[i % len(ARM_COLOURS)], ARM_MARKERS[i % len(ARM_MARKERS)]
+    return ARM_COLOURS[i % len(ARM_COLOURS)], ARM_MARKERS[
+        (i + i // len(ARM_COLOURS)) % len(ARM_MARKERS)
+    ]
 
 
 def bars(intervals: Sequence[Interval]) -> Any:

@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.answers_again import Key, Score, compared, curve_rows, holm_again, mean_again, scores_of
+from eval.answers_again import (
+    BEYOND,
+    Key,
+    Score,
+    changes_again,
+    compared,
+    curve_rows,
+    holm_again,
+    mean_again,
+    scores_of,
+    seeds_again,
+)
 from eval.config import RecomputeConfig
 from eval.published import ROWS, read_rows
 from eval.words import AXIS_NAMES
@@ -124,12 +135,18 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
             "distances",
             "following",
             "checks",
+            "changes",
             "curves",
         )
     }
-    for name in ("grid", "sentences", "distances", "following", "checks", "pairs"):
+    scores = {**scores, **changes_again(scores)}
+    for name in ("grid", "sentences", "distances", "following", "checks", "changes", "pairs"):
         for record in tables[name]:
             yield from _check_record(name, record, scores, last)
+    for path in sorted((report / "tables").glob("along-*.csv")):
+        for record in _read(path):
+            yield from _check_record(path.stem, _of_own_text(record), scores, last)
+    yield from _check_seeds(_read(report / "tables" / "seeds.csv"), scores, last)
     yield from _check_holm(report, tables, scores, last)
     own = read_manifest(report).recipe["resamples"]
     yield from _check_primary(
@@ -192,6 +209,28 @@ def _check_record(
     yield from _numbers(table, record, again)
 
 
+def _of_own_text(record: dict[str, str]) -> dict[str, str]:
+    """Name the measure that is drawn against a number: all claims, or CLIP with the prompt."""
+    is_clip = record["metric"] == "clip_similarity"
+    return record | {"scoring": record["prompt_style"] if is_clip else "", "axis": ""}
+
+
+def _check_seeds(
+    records: list[dict[str, str]], scores: dict[Key, list[Score]], last: dict[str, int]
+) -> Iterator[Checked]:
+    """Compute once more what training seeds alone do."""
+    for record in records:
+        again = seeds_again(scores, _key(record, record["arm"], last[record["arm"]]))
+        if record["training_seed"]:
+            numbers = {"mean": again.means[int(record["training_seed"])]}
+        else:
+            numbers = {
+                "deviation": again.deviation, "low": again.low, "high": again.high,
+                "pairs": again.num_pairs, "called_different": again.num_called_different,
+            }  # fmt: skip
+        yield from _numbers("seeds", record, numbers)
+
+
 def _check_holm(
     report: Path,
     tables: dict[str, list[dict[str, str]]],
@@ -205,7 +244,7 @@ def _check_holm(
     )  # fmt: skip
     records = [
         r | {"table": t}
-        for t in ("grid", "sentences", "following", "checks", "pairs")
+        for t in ("grid", "sentences", "following", "checks", "changes", "pairs")
         for r in tables[t]
     ]
     families = {}
@@ -294,6 +333,8 @@ def _check_summary(
     first, *blocks = text.split("\n\n")
     said = re.findall(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", " ".join(first.split()))
     tests = [r for r in tables["primary"] if not r["training_seed"]]
+    if not tests:
+        yield from _check_seed_headline(said, report, scores, last)
     if tests and tests[0]["verdict"] != "withheld":
         for record, printed in zip(tests, said, strict=True):
             c = compared(
@@ -312,6 +353,21 @@ def _check_summary(
             label, *cells = re.split(r"\s{2,}", line.strip())
             yield from _check_means(title, label, dict(zip(arms, cells, strict=True)), tables,
                                     scores, last)  # fmt: skip
+
+
+def _check_seed_headline(
+    said: list[tuple[str, str, str]],
+    report: Path,
+    scores: dict[Key, list[Score]],
+    last: dict[str, int],
+) -> Iterator[Checked]:
+    """Compare the sentence of a report in which no arms are compared."""
+    for record in _read(report / "tables" / "seeds.csv"):
+        if said and not record["training_seed"]:
+            again = seeds_again(scores, _key(record, record["arm"], last[record["arm"]]))
+            ends = [again.deviation, again.low, again.high]
+            yield from _printed("headline", _where(record), said[0], ends)
+            return
 
 
 AXES = {name: axis for axis, name in AXIS_NAMES.items()}
@@ -362,7 +418,9 @@ def _refuse_unpublished(
         for r in tables[name]
         if not r["than"]
     }
-    kept = {(*k[:4], k.arm) for k in scores if k.metric != "clip_distance"}
+    kept = {
+        (*k[:4], k.arm) for k in scores if k.metric != "clip_distance" and BEYOND not in k.style
+    }
     if kept != told:
         first = min(kept ^ told)
         raise ArtifactError(

@@ -59,6 +59,7 @@ def report(cfg: ReportConfig, run: Run) -> None:
         axes=[axis for axis, is_read in opened.axes.items() if is_read],
         is_control=cfg.control,
         withheld=doubt(opened.judge.quality),
+        changes=cfg.changes,
         resamples=cfg.resamples,
         seed=cfg.seed,
     )

@@ -7,8 +7,9 @@ secondary and share one Holm correction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,15 @@ from eval.config import PrimaryConfig
 from eval.intervals import Interval, t_interval
 from eval.pairing import Rows, cluster_means
 from eval.report_headline import Test, caveats_of, headline_of
-from eval.report_rows import CHECKS, Measure, ScoreTable, describe, primary_measure
+from eval.report_rows import (
+    CHECKS,
+    Measure,
+    ScoreTable,
+    change_of,
+    describe,
+    primary_measure,
+)
+from eval.seed_noise import MIN_SEEDS, seed_headline, seed_noise_of
 from eval.stats import Comparison, Verdict, compare, holm
 from launch.errors import InputError
 
@@ -87,7 +96,8 @@ class Answers:
     """What must be read with it."""
 
     outcome: str
-    """One of better, worse, not distinguishable, pass, fail, withheld."""
+    """One of better, worse, not distinguishable, pass, fail, described (no arms are compared),
+    withheld."""
 
     withheld: str | None
     """Why no ranking is given; None if one is."""
@@ -115,6 +125,9 @@ class Answers:
     checks: list[Cell]
     """Prompts of which all holds, over the tasks and in each; displayed words."""
 
+    changes: list[Cell]
+    """What another prompt style changes, in claims that hold and in CLIP similarity."""
+
     pairs: list[Difference]
     """Every pair of arms on the primary measure."""
 
@@ -136,6 +149,7 @@ def answer(
     axes: Sequence[str],
     is_control: bool,
     withheld: str | None,
+    changes: Mapping[str, str],
     resamples: int,
     seed: int,
 ) -> Answers:
@@ -148,6 +162,7 @@ def answer(
         axes: Axes of claims that the judge can measure, in printed order.
         is_control: The headline says whether the instrument works.
         withheld: Why no ranking may be given, or None.
+        changes: Prompt style -> style from which its change is told.
         resamples: Resamples of the headline's bootstrap and permutation test.
         seed: Seed of the resampling.
 
@@ -159,7 +174,11 @@ def answer(
     measures = table.measures
     tests = []
     wanted = [measure]
-    if is_control:
+    noise = None
+    if primary.better == primary.than:
+        noise = next(iter(seed_noise_of(table, measure, [primary.better])), None)
+        wanted = []
+    elif is_control:
         wanted = [Measure("claims_held", primary.style)]
         wanted += [Measure("clip_similarity", primary.style, primary.style)]
         wanted = [m for m in wanted if m in measures]
@@ -168,9 +187,12 @@ def answer(
         if paired is not None:
             comparison = compare(paired, resamples=resamples, seed=seed)
             tests.append(Test(measure=m, comparison=comparison))
-    if not tests:
+    if not tests and noise is None:
         withheld = withheld or (
             f"no picture was scored for the primary measure, {describe(measure)}"
+            if wanted
+            else f"{primary.better} has fewer than {MIN_SEEDS} training seeds that were scored for "
+            f"{describe(measure)}"
         )
 
     grid = [_cell(table, m, arms) for m in measures if m.metric == "clip_similarity"]
@@ -183,16 +205,21 @@ def answer(
     claims.sort(key=lambda m: (m.style, rank[m.axis]))
     following = [_cell(table, m, arms) for m in claims]
     checks = [_cell(table, m, arms) for check in CHECKS for m in measures if m.metric == check]
+    changed = [_cell(table, m, arms) for m in _change_measures(changes, measures)]
     pairs = [
         Difference(arm=b, than=a, comparison=compare(paired), p_holm=1.0)
         for i, a in enumerate(arms)
         for b in arms[i + 1 :]
         if (paired := table.paired(measure, b, a)) is not None
     ]
-    grid, by_sentences, following, checks, pairs, num_secondary = _correct(
-        grid, by_sentences, following, checks, pairs, primary=primary, measure=measure
+    corrected, pairs, num_secondary = _correct(
+        [grid, by_sentences, following, checks, changed], pairs, primary=primary, measure=measure
     )
-    outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
+    grid, by_sentences, following, checks, changed = corrected
+    if noise is not None and withheld is None:
+        outcome, headline = "described", seed_headline(noise, measure)
+    else:
+        outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
     return Answers(
         headline=headline,
         caveats=caveats_of(tests, is_control=is_control, outcome=outcome),
@@ -207,6 +234,7 @@ def answer(
         by_sentences=_first(by_sentences, primary.style),
         following=_first(following, primary.style),
         checks=_first(checks, primary.style),
+        changes=changed,
         pairs=pairs,
         curves=_first(_curves(table, measures, arms, axes), primary.style),
         num_secondary=num_secondary,
@@ -258,22 +286,30 @@ def _cell(
     )
 
 
+def _change_measures(changes: Mapping[str, str], measures: Sequence[Measure]) -> list[Measure]:
+    """Return what can be told of each change: claims that hold, CLIP with the base's own text."""
+    found = []
+    for style, base in changes.items():
+        for metric, scoring in (("claims_held", None), ("clip_similarity", base)):
+            of = [Measure(metric, name, scoring) for name in (style, base)]
+            if all(m in measures for m in of):
+                found.append(Measure(metric, change_of(style, base), scoring))
+    return found
+
+
 def _correct(
-    grid: list[Cell],
-    by_sentences: list[Cell],
-    following: list[Cell],
-    checks: list[Cell],
+    groups: Sequence[list[Cell]],
     pairs: list[Difference],
     *,
     primary: PrimaryConfig,
     measure: Measure,
-) -> tuple[list[Cell], list[Cell], list[Cell], list[Cell], list[Difference], int]:
+) -> tuple[list[list[Cell]], list[Difference], int]:
     """Give every secondary comparison its Holm-corrected p; the primary keeps its own.
 
     A comparison that is printed twice (in its cell and among the pairs) counts once.
     """
     families: dict[tuple[Measure, str, str], float] = {}
-    for cell in (*grid, *by_sentences, *following, *checks):
+    for cell in chain.from_iterable(groups):
         for d in cell.differences:
             families[cell.measure, d.arm, d.than] = d.comparison.p_value
     for d in pairs:
@@ -290,8 +326,7 @@ def _correct(
     def cells(old: list[Cell]) -> list[Cell]:
         return [replace(c, differences=corrected(c.measure, c.differences)) for c in old]
 
-    found = (cells(grid), cells(by_sentences), cells(following), cells(checks))
-    return *found, corrected(measure, pairs), len(families)
+    return [cells(group) for group in groups], corrected(measure, pairs), len(families)
 
 
 def _curves(

@@ -23,7 +23,7 @@ from eval.report_inputs import Opened
 from eval.report_pictures import Choice, Row, picture_rows, picture_rule, pictures_table
 from eval.report_provenance import conditions, samplers
 from eval.report_rows import Measure, primary_measure
-from eval.report_sections import Section, added_sections
+from eval.report_sections import Section, Sources, added_sections
 from eval.table import Table
 from eval.thumbnails import PIXELATED_SIDE, Example, caption_examples
 from eval.words import DIGITS, detail_of, name_of_axis, number, unit_of
@@ -113,7 +113,7 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
     }  # fmt: skip
     pictures, side = picture_rows(opened, answers, cfg=cfg)
     made["pictures"] = pictures_table(pictures, measure=measure, primary=cfg.primary)
-    added = added_sections(opened, cfg)
+    added = added_sections(Sources(opened=opened, answers=answers, cfg=cfg, folder=folder))
     for section in added:
         made |= {table.name: table for table in (*section.tables, *section.folded)}
     return Page(
@@ -129,7 +129,7 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
 
 def drawings_of(page: Page) -> list[Drawing]:
     """Return every figure that was drawn."""
-    found = []
+    found = [drawing for section in page.added for drawing in section.drawings]
     for drawing in page.drawings.values():
         found += drawing if isinstance(drawing, list) else [drawing]
     return [d for d in found if d is not None]

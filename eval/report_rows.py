@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
 from eval.config import PrimaryConfig
-from eval.pairing import Rows, pair_rows
+from eval.pairing import Rows, match_rows, pair_rows
 from launch.errors import InputError
 
 CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)
@@ -46,8 +46,21 @@ METRIC_OF = {"prompt_following": "claims_held", "clip_similarity": "clip_similar
 """Metric in the scores for each measure that a study may name as primary."""
 
 
+BEYOND = " \N{MINUS SIGN} "
+"""Between two prompt styles: what the first scores beyond the second, picture by picture."""
+
+
+def change_of(style: str, base: str) -> str:
+    """Name the change from pictures of one prompt style to those of another."""
+    return f"{style}{BEYOND}{base}"
+
+
 class Measure(NamedTuple):
-    """What is measured: a metric on the pictures of one prompt style."""
+    """What is measured: a metric on the pictures of one prompt style, or its change from another's.
+
+    A change (`change_of`) is a difference of two pictures: same model, pair and number of the
+    noise, prompts of two styles. Arms are compared in it like in anything else.
+    """
 
     metric: str
     style: str
@@ -130,22 +143,25 @@ class ScoreTable:
             seen.setdefault(key[4], set()).add(key[5])
         return {arm: sorted(moments) for arm, moments in seen.items()}
 
-    def prompt_name(self, code: int) -> str:
+    def prompt_name(self, code: int | np.integer) -> str:
         """Return the `prompt_id` behind a code."""
         return str(self._names["prompt_id"][int(code)])
 
-    def pair_name(self, code: int) -> str:
+    def pair_name(self, code: int | np.integer) -> str:
         """Return the `pair_id` behind a code."""
         return str(self._names["pair_id"][int(code)])
 
     def rows(self, measure: Measure, arm: str, *, samples_seen: int | None = None) -> Rows | None:
         """Return one arm's rows at one moment, the last unless told, or None if there are none.
 
-        The rows hold codes for pairs and prompts; `pair_name` and `prompt_name` resolve them.
+        The rows hold codes for pairs and prompts; `pair_name` and `prompt_name` resolve them. A
+        change is of pairs, which stand in the place of prompts.
         """
         if arm not in self.moments:
             return None
         moment = self.moments[arm][-1] if samples_seen is None else samples_seen
+        if BEYOND in measure.style:
+            return self._change(measure, arm, moment)
         if measure.metric == "geneval_correct" and measure.axis is None:
             return self._over_tasks(measure, arm, moment)
         stored = COMPLEMENT.get(measure.metric, measure.metric)
@@ -164,6 +180,26 @@ class ScoreTable:
         if measure.metric in COMPLEMENT:
             value = 1 - value
         return Rows(pair, prompt, model_seed, seed, value * SCALE.get(measure.metric, 1.0))
+
+    def _change(self, measure: Measure, arm: str, moment: int) -> Rows | None:
+        """Return what every picture of one style scores beyond its partner of the other."""
+        style, base = measure.style.split(BEYOND)
+        new, old = (
+            self.rows(measure._replace(style=name), arm, samples_seen=moment)
+            for name in (style, base)
+        )
+        if new is None or old is None:
+            return None
+        # Prompts differ by design; the partner is the prompt of the same picture.
+        matched = match_rows(
+            new._replace(prompt=new.pair),
+            old._replace(prompt=old.pair),
+            names=(f"{arm} with {style} prompts", f"{arm} with {base} prompts"),
+            name_of=self.pair_name,
+        )
+        pair = matched.pairs[matched.column]
+        model_seed = matched.model_seeds[matched.row]
+        return Rows(pair, pair, model_seed, matched.seed, matched.difference)
 
     def _over_tasks(self, measure: Measure, arm: str, moment: int) -> Rows | None:
         """Return the rows of all tasks, weighted so that each task weighs alike.
@@ -205,7 +241,8 @@ class ScoreTable:
                 f"scores: arm {absent} has no rows for {describe(measure)}, arm "
                 f"{than if one is None else arm} has. Score the generations of both."
             )
-        return pair_rows(one, other, names=(arm, than), name_of=self.prompt_name)
+        name_of = self.pair_name if BEYOND in measure.style else self.prompt_name
+        return pair_rows(one, other, names=(arm, than), name_of=name_of)
 
 
 def describe(measure: Measure) -> str:
@@ -223,7 +260,13 @@ def describe(measure: Measure) -> str:
             what = f"{CHECKS[measure.metric]} ({measure.axis or 'mean of the tasks'})"
         case other:
             what = CHECKS.get(other, other)
-    return f"{what}, {measure.style} prompts"
+    return f"{what}, {_spelled(measure.style)}"
+
+
+def _spelled(style: str) -> str:
+    if BEYOND not in style:
+        return f"{style} prompts"
+    return "change from {1} to {0} prompts".format(*style.split(BEYOND))
 
 
 def primary_measure(primary: PrimaryConfig) -> Measure:
@@ -231,6 +274,11 @@ def primary_measure(primary: PrimaryConfig) -> Measure:
     if primary.metric not in METRIC_OF:
         raise InputError(
             f"primary.metric: {primary.metric!r} is unknown; expected one of {', '.join(METRIC_OF)}"
+        )
+    if primary.against is not None:
+        scoring = None if primary.metric == "prompt_following" else primary.against
+        return Measure(
+            METRIC_OF[primary.metric], change_of(primary.style, primary.against), scoring
         )
     if primary.metric == "prompt_following":
         return Measure("claims_held", primary.style)

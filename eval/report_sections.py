@@ -1,21 +1,28 @@
 """Sections that a study may or may not have: each a function, and a line in `ADDED`.
 
-To add one: give `ReportConfig` a field `NAME: Path | None = None`, name its artifact in `INPUTS`,
-write a function that returns a `Section`, or None where the report has nothing of the kind, and
-put it in `ADDED`. The page, its navigation, the CSV files and the manifest follow.
+To add one that rests on scores alone: write a function that returns a `Section`, or None where the
+report has nothing of the kind, and put it in `ADDED`. One that reads an artifact of its own also
+needs a field `NAME: Path | None = None` of `ReportConfig` and its artifact's name in `INPUTS`. The
+page, its navigation, the CSV files and the manifest follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from eval.config import ReportConfig
 from eval.distribution_artifact import DISTRIBUTION, DISTRIBUTION_VERSION, SAYS_NOTHING
+from eval.drawing import Drawing
+from eval.report_along import along_table, draw_along
+from eval.report_answers import Answers
 from eval.report_distribution import distribution_table, open_distances, sizes_table
 from eval.report_inputs import Opened
-from eval.report_rows import order_arms
+from eval.report_rows import order_arms, primary_measure
+from eval.report_tables import cells_table
+from eval.seed_noise import seed_noise_of, seed_noise_table
 from eval.table import Table
 from eval.votes_artifact import VOTES, VOTES_VERSION
 from eval.votes_tables import preference_tables
@@ -40,9 +47,81 @@ class Section:
     folded: Sequence[Table] = field(default=())
     """Tables that are shown when asked for."""
 
+    drawings: Sequence[Drawing] = ()
 
-def distances(opened: Opened, cfg: ReportConfig) -> Section | None:
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a section may be made of."""
+
+    opened: Opened
+    answers: Answers
+    cfg: ReportConfig
+
+    folder: Path
+    """Folder of the report, for figures."""
+
+
+def along(of: Sources) -> Section | None:
+    """Draw the scores against the numbers by which arms differ."""
+    if not of.cfg.along:
+        return None
+    places = list(enumerate(of.cfg.along))
+    return Section(
+        id="along",
+        name="By number",
+        title="Scores against what the arms differ by",
+        words=["Means with 95% intervals over prompts, given the trained models."],
+        drawings=[draw_along(of.answers, a, of.folder, place=i) for i, a in places],
+        folded=[along_table(of.answers, a, place=i) for i, a in places],
+    )
+
+
+def changes(of: Sources) -> Section | None:
+    """Tell what prompts of another style change for each arm."""
+    if not of.answers.changes:
+        return None
+    return Section(
+        id="changes",
+        name="Other words",
+        title="What other words for the same wish change",
+        words=[
+            "A change is told picture by picture: same model, same test picture and same number "
+            "of the noise, prompts of two styles, judged by the same claims and the same text. "
+            "Beside it stands how much more an arm changes than the reference arm does, corrected "
+            "with all other comparisons of this report.",
+        ],
+        tables=[
+            cells_table(
+                of.answers.changes, of.answers, name="changes",
+                title="Change in claims that hold (%) and in CLIP similarity",
+                first=("change", "measure"),
+            )
+        ],
+    )  # fmt: skip
+
+
+def training_seeds(of: Sources) -> Section | None:
+    """Tell how much training an arm again with another seed changes its score."""
+    found = seed_noise_of(of.opened.table, primary_measure(of.cfg.primary), of.answers.arms)
+    if not found:
+        return None
+    return Section(
+        id="seeds",
+        name="Seeds",
+        title="What training seeds alone do",
+        words=[
+            "Models of one arm differ in nothing but the seed of their training. Two of them, "
+            "compared as if they had seen other captions, are called different by an interval over "
+            "prompts in the share of cases below; with none of it, that share would be 5%.",
+        ],
+        tables=[seed_noise_table(found, primary_measure(of.cfg.primary))],
+    )
+
+
+def distances(of: Sources) -> Section | None:
     """Return the section on distances between distributions."""
+    opened, cfg = of.opened, of.cfg
     if cfg.distribution is None:
         return None
     found = open_distances(cfg.distribution, generations=opened.generations)
@@ -63,8 +142,9 @@ def distances(opened: Opened, cfg: ReportConfig) -> Section | None:
     )
 
 
-def people(opened: Opened, cfg: ReportConfig) -> Section | None:
+def people(of: Sources) -> Section | None:
     """Show what people preferred."""
+    opened, cfg = of.opened, of.cfg
     if cfg.votes is None:
         return None
     shown = {i for made in opened.generations for i in made.table["generation_id"].to_pylist()}
@@ -85,7 +165,13 @@ INPUTS: Final[Mapping[str, tuple[str, int]]] = {
 }
 """Field of `ReportConfig` that may be None -> artifact and version that it names."""
 
-ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = (distances, people)
+ADDED: Final[Sequence[Callable[[Sources], Section | None]]] = (
+    along,
+    changes,
+    training_seeds,
+    distances,
+    people,
+)
 """Functions that make the sections, in the order of the page."""
 
 
@@ -97,7 +183,7 @@ def open_added(cfg: ReportConfig, run: Run) -> None:
             run.input(name, folder, artifact=artifact, version=version)
 
 
-def added_sections(opened: Opened, cfg: ReportConfig) -> list[Section]:
+def added_sections(of: Sources) -> list[Section]:
     """Return the sections for which there is something to show."""
-    made = (make(opened, cfg) for make in ADDED)
+    made = (make(of) for make in ADDED)
     return [section for section in made if section is not None]

@@ -9,12 +9,13 @@ import numpy as np
 
 from eval.intervals import Interval
 from eval.report_answers import Answers, Cell, Difference
-from eval.report_rows import CHECKS, Measure
+from eval.report_rows import BEYOND, CHECKS, Measure
 from eval.stats import Comparison, Verdict
 from eval.table import Table, Value, ends
 from eval.words import (
     CEILING_NAMES,
     DIGITS,
+    METRIC_NAMES,
     MINUS,
     NOTHING,
     bracket,
@@ -141,6 +142,11 @@ def _label(measure: Measure, column: str) -> Value:
         case "scored with":
             own = measure.scoring == measure.style
             return Value(measure.scoring or "", note="itself" if own else "")
+        case "change":
+            style, base = measure.style.split(BEYOND)
+            return Value(f"{base} \N{RIGHTWARDS ARROW} {style}")
+        case "measure":
+            return Value(METRIC_NAMES[measure.metric])
         case "check":
             return Value(CHECKS[measure.metric])
         case "task":

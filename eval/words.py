@@ -6,7 +6,7 @@ import numpy as np
 
 from eval.artifacts import PICTURES_ARM, RECONSTRUCTIONS_ARM
 from eval.intervals import Interval
-from eval.report_rows import Measure
+from eval.report_rows import BEYOND, Measure
 from eval.stats import Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -24,6 +24,9 @@ DIGITS = {
     "words_right": 1,
 }
 """Decimals that are printed."""
+
+METRIC_NAMES = {"claims_held": "prompt following", "clip_similarity": "CLIP similarity"}
+"""Metrics that a study may be about, in words."""
 
 AXIS_NAMES = {
     "objects": "objects and background",
@@ -88,11 +91,20 @@ def name_of_axis(axis: str | None) -> str:
 
 def name_of(measure: Measure) -> str:
     """Name what a comparison is about."""
-    return "prompt following" if measure.metric == "claims_held" else "CLIP similarity"
+    name = METRIC_NAMES[measure.metric]
+    return f"the change of {name}" if BEYOND in measure.style else name
 
 
 def detail_of(measure: Measure) -> str:
     """Say what exactly was measured."""
+    if BEYOND in measure.style:
+        style, base = measure.style.split(BEYOND)
+        what = (
+            "share of claims that hold"
+            if measure.metric == "claims_held"
+            else f"cosine x 100 with {measure.scoring} captions"
+        )
+        return f"{what}, pictures of {style} prompts less those of {base} prompts"
     if measure.metric == "claims_held":
         return f"claims of {measure.style} prompts that hold"
     text = (

@@ -1,6 +1,7 @@
 """Captions from a teacher for a subset of pictures: fine-tuning corpora, prompts, judge's texts.
 
-Three teachers. `claims` writes the embedded world's language from the truth of each picture.
+Three teachers. `claims` writes the embedded world's language from the truth of each picture, or
+with mistakes at stated rates, to learn what they cost.
 `texts` takes what people wrote: one text alone is short, all of them joined are descriptive.
 `endpoint` asks a vision-language model that looks at the picture (`recap.teacher`).
 """
@@ -8,7 +9,7 @@ Three teachers. `claims` writes the embedded world's language from the truth of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int64
@@ -20,8 +21,9 @@ from launch.run import Run
 from recap import artifacts, teacher
 from recap.artifacts import CaptionRow, Images
 from recap.claims import Claim
-from recap.config import AnnotateConfig
+from recap.config import AnnotateConfig, MistakesConfig
 from recap.quarantine import quarantine_of
+from recap.sources.scenes.mistakes import Mistaken, mistake
 
 Rows = Sequence[int] | Int64[np.ndarray, "N"]
 
@@ -79,6 +81,7 @@ def annotate(cfg: AnnotateConfig, run: Run) -> None:
             "pictures": len(rows),
         },
         parts=names,
+        recipe=_mistakes_made(images, rows, cfg),
     )
 
 
@@ -167,16 +170,42 @@ def _write(
         return _from_texts(kind, images, rows, seed=cfg.seed)
     # A shuffled text is the very text that its own picture has as `truth`.
     of = [partners[int(row)] for row in rows] if kind == "shuffled" else rows
-    return _from_claims("truth" if kind == "shuffled" else kind, images, of, seed=cfg.seed)
+    return _from_claims("truth" if kind == "shuffled" else kind, images, of, cfg)
 
 
-def _from_claims(kind: str, images: Images, rows: Rows, *, seed: int) -> list[str]:
+def _from_claims(kind: str, images: Images, rows: Rows, cfg: AnnotateConfig) -> list[str]:
     from recap.sources.scenes import language
 
-    truths: list[list[Claim]] = [images.claims[row] or [] for row in rows]
+    said: list[list[Claim]] = [images.claims[row] or [] for row in rows]
+    if cfg.mistakes != MistakesConfig():
+        said = [mistaken.claims for mistaken in _mistaken(images, rows, cfg)]
     sample_ids = [images.sample_ids[row] for row in rows]
     style = next(style for style in language.STYLES if style == kind)
-    return language.write_all(truths, style, sample_ids=sample_ids, seed=seed)
+    return language.write_all(said, style, sample_ids=sample_ids, seed=cfg.seed)
+
+
+def _mistaken(images: Images, rows: Rows, cfg: AnnotateConfig) -> list[Mistaken]:
+    return mistake(
+        [images.claims[row] or [] for row in rows],
+        sample_ids=[images.sample_ids[row] for row in rows],
+        omission=cfg.mistakes.omission,
+        hallucination=cfg.mistakes.hallucination,
+        seed=cfg.seed,
+    )
+
+
+def _mistakes_made(images: Images, rows: Rows, cfg: AnnotateConfig) -> dict[str, Any]:
+    """Return how many statements were left out and falsified; nothing where none were to be."""
+    if cfg.mistakes == MistakesConfig():
+        return {}
+    made = _mistaken(images, rows, cfg)
+    return {
+        "mistakes_made": {
+            "statements": sum(m.num_statements for m in made),
+            "omitted": sum(m.num_omitted for m in made),
+            "wrong": sum(m.num_wrong for m in made),
+        }
+    }
 
 
 def _from_texts(kind: str, images: Images, rows: Rows, *, seed: int) -> list[str]:

@@ -603,8 +603,24 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MistakesConfig:
+    """Mistakes made on purpose by the teacher `claims`, to learn what captioner errors cost."""
+
+    omission: float = 0.0
+    """Probability that a statement is left unsaid; with a thing go all statements about it."""
+
+    hallucination: float = 0.0
+    """Probability that a statement which is made is false."""
+
+    def __post_init__(self) -> None:
+        require_share(self, "omission", "hallucination")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnnotateConfig:
     """Write captions of a subset of pictures: the fine-tuning corpora and people's prompts."""
+
+    SINCE_LATER: ClassVar = frozenset({"mistakes"})
 
     images: Path
     """Images artifact."""
@@ -630,7 +646,14 @@ class AnnotateConfig:
     vlm: TeacherConfig | None = None
     """Who is asked, and how, when `teacher` is `endpoint`."""
 
+    mistakes: MistakesConfig = field(default_factory=MistakesConfig)
+    """What the teacher `claims` gets wrong on purpose."""
+
     def __post_init__(self) -> None:
+        if self.mistakes != MistakesConfig() and self.teacher != "claims":
+            raise ConfigError(
+                f"mistakes are made by the teacher `claims` alone; teacher is {self.teacher}"
+            )
         if (self.vlm is not None) != (self.teacher == "endpoint"):
             raise ConfigError(
                 "vlm describes the teacher `endpoint`, which needs vlm.endpoint.model; "

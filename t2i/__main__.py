@@ -18,6 +18,7 @@ VERBS = (
     ),
     Verb("fit-rewriter", "t2i.config:FitRewriterConfig", "t2i.fit_rewriter:fit"),
     Verb("upsample", "t2i.config:UpsampleConfig", "t2i.upsample:upsample"),
+    Verb("alter", "t2i.config:AlterConfig", "t2i.alter:alter"),
     Verb("sample", "t2i.config:SampleConfig", "t2i.sample:sample"),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
@@ -737,3 +737,42 @@ class UpsampleConfig:
             )
         if self.name == self.style:
             raise ConfigError(f"name must differ from style={self.style!r}: the original is kept")
+
+
+ALTERATIONS: Final = (
+    "lower_case",
+    "upper_case",
+    "no_final_punctuation",
+    "no_leading_article",
+    "shuffled_sentences",
+    "first_sentence",
+)
+"""Ways in which `alter` changes the form of a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlterConfig:
+    """Add styles to a prompt table: the prompts of one style in altered form."""
+
+    prompts: Path
+    """Prompts artifact."""
+
+    style: str
+    """Style that is altered."""
+
+    rules: dict[str, list[str]]
+    """Name of each new style, and what is done to a prompt, one after the other: lower_case,
+    upper_case, no_final_punctuation, no_leading_article, shuffled_sentences, first_sentence."""
+
+    seed: int = 0
+    """Seed of the order of sentences."""
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise ConfigError("rules must name at least one new style")
+        for name, rules in self.rules.items():
+            unknown = [rule for rule in rules if rule not in ALTERATIONS]
+            if unknown or not rules:
+                raise ConfigError(
+                    f"rules.{name}: got {rules}, expected some of {', '.join(ALTERATIONS)}"
+                )

@@ -16,7 +16,13 @@ from recap import artifacts
 from recap.annotate import annotate, choose_rows, tidy
 from recap.artifacts import Captions
 from recap.claims import compare, read
-from recap.config import AnnotateConfig, IngestConfig, ScenesConfig, SplitConfig
+from recap.config import (
+    AnnotateConfig,
+    IngestConfig,
+    MistakesConfig,
+    ScenesConfig,
+    SplitConfig,
+)
 from recap.ingest import ingest
 
 
@@ -187,3 +193,19 @@ def test_pictures_without_claims_are_refused_by_name(photos: Path, written) -> N
 )
 def test_a_persons_text_becomes_a_sentence(text: str, expected: str) -> None:
     assert tidy(text) == expected
+
+
+def test_mistakes_on_purpose_are_made_counted_and_change_only_their_own_captions(
+    world: Path, written: Callable[[AnnotateConfig], Captions]
+) -> None:
+    plain = AnnotateConfig(images=world, teacher="claims", kinds=["dsc"])
+    true = written(plain)
+    wrong = written(replace(plain, mistakes=MistakesConfig(hallucination=0.5)))
+    made = wrong.manifest.recipe["mistakes_made"]
+    assert made["omitted"] == 0
+    assert 0.35 < made["wrong"] / made["statements"] < 0.65
+    assert "mistakes_made" not in true.manifest.recipe
+    images = artifacts.open_images(world)
+    claims = dict(zip(images.sample_ids, images.claims, strict=True))
+    tallies = [compare(read(text), claims[i] or []) for i, text in wrong.texts("dsc").items()]
+    assert sum(axis.false_positive for t in tallies for axis in t.values()) > made["wrong"] / 2

@@ -1,0 +1,164 @@
+"""The same wishes in altered form: prompts with one more style for each way of altering them.
+
+Synthetic captions are alike in letter case, punctuation and length, and a model may come to rely on
+it; the paper mixes in real captions to prevent that (Betker et al. 2023, section 3.1). Here a style
+of a prompt table is altered in form by named rules, under the same `pair_id`, so that what a model
+loses is a paired difference.
+
+What a rule takes away is no longer asked for: claims are read anew from a text of which words were
+dropped. Elsewhere they are the original's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int64
+
+from launch import keyed
+from launch.errors import ConfigError
+from launch.run import Run
+from recap import claims
+from t2i.artifacts import PROMPTS, VERSIONS, Prompt, open_prompts, prompt_id, write_prompts
+from t2i.config import AlterConfig
+
+_QUOTED: Final = re.compile(r'("[^"\n]*"|\u201c[^\u201d\n]*\u201d)')
+_ARTICLE: Final = re.compile(r"^(\W*)(?:a|an|the)\s+", re.IGNORECASE)
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
+_STREAM: Final = "alter.sentences"
+
+Order = Callable[[int], Int64[np.ndarray, "N"]]
+"""The order that so many sentences of one prompt are brought into."""
+
+
+def alter(cfg: AlterConfig, run: Run) -> None:
+    """Write the prompts with a style more for each alteration."""
+    prompts = open_prompts(cfg.prompts)
+    run.input("prompts", cfg.prompts, artifact=PROMPTS, version=VERSIONS[PROMPTS])
+    _refuse(cfg, prompts.styles)
+    originals = [row for row in prompts.rows if row.style == cfg.style]
+    plan = {"prompts": len(originals), "style": cfg.style, "alterations": ", ".join(cfg.rules)}
+    if not run.start(plan):
+        return
+    table = list(prompts.rows)
+    counts = {"rows_in": len(table)}
+    for name, rules in cfg.rules.items():
+        rows = [altered(row, rules=rules, name=name, seed=cfg.seed) for row in originals]
+        table += rows
+        changed = (new.prompt != old.prompt for new, old in zip(rows, originals, strict=True))
+        counts[f"changed_{name}"] = sum(changed)
+    write_prompts(run.out / "prompts.parquet", table)
+    run.finish(
+        artifact=PROMPTS,
+        version=VERSIONS[PROMPTS],
+        counts={**counts, "rows_out": len(table), "prompts": len(table)},
+        parts=["prompts.parquet"],
+    )
+
+
+def _refuse(cfg: AlterConfig, styles: Sequence[str]) -> None:
+    known = ", ".join(styles)
+    if cfg.style not in styles:
+        raise ConfigError(
+            f"{cfg.prompts}: has no prompts of style {cfg.style!r}; its styles are {known}. "
+            "Correct style=."
+        )
+    if taken := [name for name in cfg.rules if name in styles]:
+        raise ConfigError(
+            f"{cfg.prompts}: has a style {taken[0]!r} already; its styles are {known}. Give the "
+            "alteration another name in rules."
+        )
+
+
+def altered(row: Prompt, *, rules: Sequence[str], name: str, seed: int) -> Prompt:
+    """Return a prompt in altered form, with what it still asks for.
+
+    Args:
+        row: The original.
+        rules: Names of RULES, applied one after the other.
+        name: Style of the new row.
+        seed: Seed of the order of sentences.
+    """
+
+    def order(num: int) -> Int64[np.ndarray, "N"]:
+        ids = keyed.words([row.prompt_id])
+        return np.argsort(np.ravel(keyed.uniform(seed, _STREAM, epoch=0, ids=ids, count=num)))
+
+    text = row.prompt
+    for rule in rules:
+        # A rule that would leave nothing leaves the text as it is.
+        text = RULES[rule](text, order) or text
+    new = row._replace(
+        prompt_id=prompt_id(style=name, pair_id=row.pair_id, prompt=text), prompt=text, style=name
+    )
+    if text == row.prompt or not set(rules) & DROPPING:
+        return new
+    is_read = row.claims == claims.to_json(claims.read(row.prompt))
+    return new._replace(
+        claims=claims.to_json(claims.read(text)) if is_read else None, questions=None
+    )
+
+
+def lower_case(text: str, order: Order) -> str:
+    """Write everything small but what a sign is to show."""
+    parts = _QUOTED.split(text)
+    return "".join(part if n % 2 else part.lower() for n, part in enumerate(parts))
+
+
+def upper_case(text: str, order: Order) -> str:
+    """Write everything in capitals but what a sign is to show."""
+    parts = _QUOTED.split(text)
+    return "".join(part if n % 2 else part.upper() for n, part in enumerate(parts))
+
+
+def no_final_punctuation(text: str, order: Order) -> str:
+    """Leave out the mark at the end."""
+    return text.rstrip(" .!?")
+
+
+def no_leading_article(text: str, order: Order) -> str:
+    """Leave out a, an or the at the beginning of every sentence, and begin it as it began."""
+
+    def without(sentence: str) -> str:
+        found = _ARTICLE.match(sentence)
+        if found is None:
+            return sentence
+        rest = sentence[found.end() :]
+        is_capital = sentence[found.end(1)].isupper()
+        return found.group(1) + (rest[:1].upper() + rest[1:] if is_capital else rest)
+
+    return " ".join(map(without, _SENTENCE_END.split(text)))
+
+
+def shuffled_sentences(text: str, order: Order) -> str:
+    """Bring the sentences into another order, where there are several."""
+    sentences = _SENTENCE_END.split(text)
+    places = order(len(sentences))
+    if all(place == n for n, place in enumerate(places)):
+        places = [*places[1:], *places[:1]]
+    return " ".join(sentences[place] for place in places)
+
+
+def first_sentence(text: str, order: Order) -> str:
+    """Keep the first sentence alone."""
+    return _SENTENCE_END.split(text)[0]
+
+
+RULES: Final[Mapping[str, Callable[[str, Order], str]]] = {
+    rule.__name__: rule
+    for rule in (
+        lower_case,
+        upper_case,
+        no_final_punctuation,
+        no_leading_article,
+        shuffled_sentences,
+        first_sentence,
+    )
+}
+"""Everything that can be done to a prompt's form."""
+
+DROPPING: Final = frozenset({"first_sentence", "no_leading_article"})
+"""Rules after which a text may say less than before: "a ring" is one, "ring" any number."""

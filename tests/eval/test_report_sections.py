@@ -1,0 +1,191 @@
+"""What a study may add to its report: changes of prompts, numbers along which arms lie, seeds."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval import artifacts
+from eval.answers_again import scores_of
+from eval.config import AlongConfig, PrimaryConfig, ReportConfig
+from eval.pairing import Rows
+from eval.published import ROWS, read_rows
+from eval.recompute import check
+from eval.report_rows import Measure, ScoreTable, change_of
+from eval.seed_noise import seed_noise
+from eval.summary import PAGE
+from launch.errors import ConfigError, InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_up import Study, build, headline_of, records, write_report
+
+ALONG = AlongConfig(title="descriptive captions, %", arms={"real": 0, "ssc": 50, "dsc": 95})
+CHANGED = PrimaryConfig(
+    better="dsc", than="real", style="dsc", against="human", metric="prompt_following"
+)
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportConfig]:
+    root = tmp_path_factory.mktemp("added")
+    cfg = build(root, Study(pairs=10, seeds=4, seed_spread=0.03, moments=(300,)))
+    cfg = replace(cfg, changes={"dsc": "human"}, along=[ALONG], primary=CHANGED)
+    return write_report(root / "report", cfg), cfg
+
+
+def values(cfg: ReportConfig, arm: str, style: str) -> dict[tuple[str, int], float]:
+    return {
+        (r["pair_id"], r["model_seed"]): 100 * r["value"]
+        for r in artifacts.open_scores(cfg.scores).table.to_pylist()
+        if (r["metric"], r["axis"], r["arm"], r["prompt_style"])
+        == ("claims_held", None, arm, style)
+    }
+
+
+def test_a_change_is_told_picture_by_picture(added: tuple[Path, ReportConfig]) -> None:
+    folder, cfg = added
+    new, old = values(cfg, "ssc", "dsc"), values(cfg, "ssc", "human")
+    found = next(
+        r
+        for r in records(folder, "changes")
+        if (r["arm"], r["than"], r["metric"]) == ("ssc", "", "claims_held")
+    )
+    assert found["prompt_style"] == change_of("dsc", "human")
+    of_pair: dict[str, list[float]] = {}
+    for at, value in new.items():
+        of_pair.setdefault(at[0], []).append(value - old[at])
+    means = [np.mean(of) for of in of_pair.values()]
+    assert float(found["mean"]) == pytest.approx(np.mean(means))
+    low, high = stats.t.interval(0.95, len(means) - 1, np.mean(means), stats.sem(means))
+    assert [float(found["low"]), float(found["high"])] == pytest.approx([low, high])
+
+
+def test_a_study_may_compare_how_much_arms_change(added: tuple[Path, ReportConfig]) -> None:
+    folder, cfg = added
+    assert "in the change of prompt following" in headline_of(folder)
+    assert "pictures of dsc prompts less those of human prompts" in headline_of(folder)
+    gaps = {
+        arm: np.mean(list(values(cfg, arm, "dsc").values()))
+        - np.mean(list(values(cfg, arm, "human").values()))
+        for arm in ("real", "dsc")
+    }
+    primary = next(r for r in records(folder, "primary") if not r["training_seed"])
+    assert float(primary["difference"]) == pytest.approx(gaps["dsc"] - gaps["real"])
+
+
+def test_changes_share_the_correction_with_all_other_comparisons(
+    added: tuple[Path, ReportConfig],
+) -> None:
+    folder, cfg = added
+    plain = write_report(folder.parent / "plain", replace(cfg, changes={}, along=[]))
+    numbers = [
+        int(re.search(r'"secondary_comparisons": (\d+)', (f / "manifest.json").read_text())[1])  # type: ignore[index]
+        for f in (plain, folder)
+    ]
+    # Two arms by two measures, of which those in prompt following are pairs of the primary measure.
+    assert numbers[1] - numbers[0] == 2
+    assert not (plain / "tables/changes.csv").exists()
+    assert 'id="along"' not in (plain / PAGE).read_text()
+
+
+def test_arms_are_drawn_along_their_number(added: tuple[Path, ReportConfig]) -> None:
+    folder, cfg = added
+    found = [r for r in records(folder, "along-0") if r["metric"] == "claims_held"]
+    assert [float(r["number"]) for r in found if r["prompt_style"] == "human"] == [0, 50, 95]
+    for record in found:
+        mean = np.mean(list(values(cfg, record["arm"], record["prompt_style"]).values()))
+        assert float(record["mean"]) == pytest.approx(mean)
+    page = (folder / PAGE).read_text()
+    assert "against descriptive captions, %, a line for each prompt style" in page
+    assert list((folder / "figures").glob("along-0-*.svg"))
+
+
+def test_every_figure_of_the_added_sections_is_recomputed(
+    added: tuple[Path, ReportConfig],
+) -> None:
+    folder, _ = added
+    found = list(check(folder, scores_of(read_rows(folder / ROWS)), resamples=500))
+    assert not [c for c in found if not c.is_equal]
+    assert {"changes", "along-0", "seeds"} <= {c.table for c in found}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_arm_of_many_seeds_has_a_report_of_its_own(tmp_path: Path) -> None:
+    primary = PrimaryConfig(better="dsc", than="dsc", style="human", metric="prompt_following")
+    study = Study(
+        effects={"dsc": 0.2}, seeds=5, pairs=8, seed_spread=0.05, moments=(300,), primary=primary
+    )
+    folder = write_report(tmp_path / "report", build(tmp_path, study))
+    headline = headline_of(folder)
+    assert headline.startswith("Training dsc again with another seed moves prompt following by")
+    assert "of 10 pairs of such models different" in headline
+    found = list(check(folder, scores_of(read_rows(folder / ROWS)), resamples=500))
+    assert not [c for c in found if not c.is_equal]
+    assert {"headline", "seeds"} <= {c.table for c in found}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_seeds_are_too_few_to_speak_of_their_spread(tmp_path: Path) -> None:
+    primary = PrimaryConfig(better="dsc", than="dsc", style="human", metric="prompt_following")
+    study = Study(effects={"dsc": 0.2}, seeds=2, pairs=8, moments=(300,), primary=primary)
+    folder = write_report(tmp_path / "report", build(tmp_path, study))
+    assert headline_of(folder).startswith("No ranking is given: dsc has fewer than 3 training")
+
+
+def made_rows(means: np.ndarray) -> Rows:
+    num_seeds, num_pairs = means.shape
+    seeds, pairs = (a.ravel() for a in np.mgrid[:num_seeds, :num_pairs])
+    return Rows(pairs, pairs, seeds, np.zeros_like(seeds), means.ravel())
+
+
+def test_the_deviation_of_seeds_is_covered_by_its_interval() -> None:
+    generator = np.random.default_rng(0)
+    covered = called = 0
+    for _ in range(300):
+        luck = generator.normal(0, 2, (6, 1))
+        noise = seed_noise(made_rows(luck + generator.normal(0, 0.1, (6, 20))), arm="a")
+        assert noise is not None
+        covered += noise.low < np.hypot(2, 0.1 / np.sqrt(20)) < noise.high
+        called += noise.num_called_different
+    assert covered / 300 == pytest.approx(0.95, abs=0.04)
+    assert called / (300 * 15) > 0.9
+
+
+def test_without_seed_noise_one_pair_in_twenty_is_called_different() -> None:
+    generator = np.random.default_rng(1)
+    found = [seed_noise(made_rows(generator.normal(0, 1, (4, 30))), arm="a") for _ in range(400)]
+    called = sum(n.num_called_different for n in found if n is not None)
+    assert called / (400 * 6) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_seed_that_lacks_a_prompt_is_named() -> None:
+    rows = made_rows(np.zeros((3, 4)))
+    kept = Rows(*(column[:-1] for column in rows))
+    with pytest.raises(InputError, match="arm a, training seed 2 lacks prompts"):
+        seed_noise(kept, arm="a")
+
+
+def test_a_change_needs_both_pictures(added: tuple[Path, ReportConfig]) -> None:
+    _, cfg = added
+    table = artifacts.open_scores(cfg.scores).table
+    rows = table.to_pylist()
+    place = next(
+        i
+        for i, r in enumerate(rows)
+        if (r["arm"], r["prompt_style"], r["metric"], r["axis"])
+        == ("dsc", "human", "claims_held", None)
+    )
+    cut = ScoreTable(table.take([i for i in range(len(rows)) if i != place]))
+    with pytest.raises(InputError, match="rows have no partner"):
+        cut.rows(Measure("claims_held", change_of("dsc", "human")), "dsc")
+
+
+def test_a_number_needs_two_values() -> None:
+    with pytest.raises(ConfigError, match="needs arms at two numbers or more"):
+        AlongConfig(title="share", arms={"real": 0, "dsc": 0})

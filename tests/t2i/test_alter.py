@@ -1,0 +1,130 @@
+"""Altered prompts: what each rule does, what is still asked for, and who keeps their identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.errors import ConfigError
+from launch.run import Run
+from recap import claims
+from t2i.alter import RULES, alter, altered
+from t2i.artifacts import PROMPTS, VERSIONS, Prompt, Prompts, open_prompts, write_prompts
+from t2i.config import ALTERATIONS, AlterConfig
+from t2i.prompts import prompt_row
+
+TEXT = 'A red circle is at the top left. The sign reads "HX". There are two blue rings.'
+
+
+def row(text: str = TEXT, *, pair: int = 1) -> Prompt:
+    return prompt_row(text, style="dsc", pair_id=f"{pair:032x}", has_claims=True)
+
+
+def text_of(rule: str, text: str = TEXT) -> str:
+    return altered(row(text), rules=[rule], name="new", seed=0).prompt
+
+
+def test_each_rule_does_what_its_name_says() -> None:
+    assert text_of("lower_case") == (
+        'a red circle is at the top left. the sign reads "HX". there are two blue rings.'
+    )
+    assert text_of("upper_case", 'A sign reads "ab".') == 'A SIGN READS "ab".'
+    assert text_of("no_final_punctuation") == TEXT[:-1]
+    assert text_of("no_leading_article") == (
+        'Red circle is at the top left. Sign reads "HX". There are two blue rings.'
+    )
+    assert text_of("first_sentence") == "A red circle is at the top left."
+    shuffled = text_of("shuffled_sentences")
+    assert shuffled != TEXT
+    assert sorted(shuffled.split(". ")[0].split()) != sorted(TEXT.split(". ")[0].split())
+    assert sorted(shuffled.replace(".", "").split()) == sorted(TEXT.replace(".", "").split())
+    assert set(ALTERATIONS) == set(RULES)
+
+
+@given(st.lists(st.sampled_from(["A red ring.", "Two discs!", 'A "Q" sign?']), min_size=1))
+def test_form_changes_and_claims_do_not(sentences: list[str]) -> None:
+    original = row(" ".join(sentences))
+    rules = ["lower_case", "no_final_punctuation"]
+    new = altered(original, rules=rules, name="plain", seed=3)
+    assert new.claims == original.claims
+    assert claims.to_json(claims.read(new.prompt)) == original.claims
+    assert (new.pair_id, new.category) == (original.pair_id, original.category)
+    assert new.prompt_id != original.prompt_id
+
+
+def test_a_text_cut_short_asks_for_what_it_still_says() -> None:
+    new = altered(row(), rules=["first_sentence"], name="short", seed=0)
+    assert new.claims == claims.to_json(claims.read("A red circle is at the top left."))
+    without = altered(row("A ring."), rules=["no_leading_article"], name="bare", seed=0)
+    assert (row("A ring.").claims, without.claims) == (
+        '[{"object":"ring","count":1}]', '[{"object":"ring"}]'
+    )  # fmt: skip
+    of_elsewhere = row()._replace(claims='[{"object":"dog","count":2}]', questions="[]")
+    cut = altered(of_elsewhere, rules=["first_sentence"], name="short", seed=0)
+    assert (cut.claims, cut.questions) == (None, None)
+    small = altered(of_elsewhere, rules=["lower_case"], name="small", seed=0)
+    assert (small.claims, small.questions) == (of_elsewhere.claims, "[]")
+
+
+def test_a_rule_that_would_leave_nothing_leaves_the_text() -> None:
+    assert text_of("no_final_punctuation", "...") == "..."
+
+
+def test_the_order_of_sentences_belongs_to_the_prompt_and_the_seed() -> None:
+    rules = ["shuffled_sentences"]
+    text = "A ring. " * 2 + "A disc. A box. Two rings. A cross."
+    first = altered(row(text), rules=rules, name="mixed", seed=0).prompt
+    assert altered(row(text), rules=rules, name="mixed", seed=0).prompt == first
+    others = {altered(row(text), rules=rules, name="mixed", seed=n).prompt for n in range(1, 9)}
+    assert others - {first}
+
+
+def folder_of(tmp_path: Path, rows: list[Prompt]) -> Path:
+    run = Run(out=tmp_path / "prompts", verb="t2i prompts", config={})
+    run.start({})
+    write_prompts(run.out / "prompts.parquet", rows)
+    run.finish(
+        artifact=PROMPTS, version=VERSIONS[PROMPTS],
+        counts={"rows_in": len(rows), "rows_out": len(rows)}, parts=["prompts.parquet"],
+    )  # fmt: skip
+    run.close()
+    return tmp_path / "prompts"
+
+
+def written(cfg: AlterConfig, out: Path) -> Prompts:
+    run = Run(out=out, verb="t2i alter", config=cfg)
+    try:
+        alter(cfg, run)
+    finally:
+        run.close()
+    return open_prompts(out)
+
+
+def test_every_style_is_added_and_what_changed_is_counted(tmp_path: Path) -> None:
+    originals = [row(), row("red ring", pair=2)]
+    folder = folder_of(tmp_path, originals)
+    rules = {"dsc_small": ["lower_case"], "dsc_plain": ["lower_case", "no_final_punctuation"]}
+    found = written(AlterConfig(prompts=folder, style="dsc", rules=rules), tmp_path / "out")
+    assert found.styles == ["dsc", "dsc_small", "dsc_plain"]
+    assert found.rows[:2] == originals
+    assert found.texts("dsc_plain")[originals[1].pair_id] == "red ring"
+    counts = found.manifest.counts
+    assert (counts["rows_in"], counts["rows_out"]) == (2, 6)
+    assert (counts["changed_dsc_small"], counts["changed_dsc_plain"]) == (1, 1)
+
+
+def test_what_cannot_be_altered_is_refused_by_name(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [row()])
+    with pytest.raises(ConfigError, match="has no prompts of style 'human'; its styles are dsc"):
+        written(
+            AlterConfig(prompts=folder, style="human", rules={"x": ["lower_case"]}), tmp_path / "a"
+        )
+    with pytest.raises(ConfigError, match="has a style 'dsc' already"):
+        written(
+            AlterConfig(prompts=folder, style="dsc", rules={"dsc": ["lower_case"]}), tmp_path / "b"
+        )
+    with pytest.raises(ConfigError, match=r"rules.x: got \['louder'\], expected some of"):
+        AlterConfig(prompts=folder, style="dsc", rules={"x": ["louder"]})
