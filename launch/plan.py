@@ -2,7 +2,9 @@
 
 A study is a YAML file of `steps`. A step names a verb and its settings; `<name>` in a setting
 means the folder of another step, a loop variable (`<arm>`, `<seed>`, `<arm.caption_mix>`), or a
-value of the study itself (`<sizes.pictures>`). `foreach` repeats a step for each arm and seed.
+value of the study itself (`<sizes.pictures>`); a loop value may stand inside a longer text
+(`dsc_<annotated>`). `foreach` repeats a step for each arm and seed.
+Between repeated steps `<name>` is the one of the same loop values, of which it may have fewer;
 `<name.*>` is the list of all folders of a repeated step.
 
 A step's folder is named by a digest of its verb, settings and inputs' names, so whatever two arms,
@@ -15,7 +17,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ from launch import manifest as manifests
 from launch.config import Tree, load_tree, to_plain
 from launch.errors import ConfigError
 from launch.manifest import canonical_json, digest_bytes
+
+
+_REFERENCE = re.compile(r"<[^<>]+>")
+_LOOP_VALUE = re.compile(r"<([\w.]+)>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,9 @@ class Instance:
 
     gib: float
     """Predicted disk use."""
+
+    point: Mapping[str, str] = field(default_factory=dict)
+    """Loop variable -> name of its value here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +252,12 @@ def _instance(
         )
     folders: set[Path] = set()
 
+    def within(found: re.Match[str]) -> str:
+        """Return a loop value that stands inside a text; anything else stays as it is written."""
+        name = found.group(1)
+        head = name.split(".")[0]
+        return str(_lookup({head: point[head]}, name, step)) if head in point else found.group()
+
     def resolve(value: Any) -> Any:
         if isinstance(value, Mapping):
             # A study takes back a setting of its base by giving nothing for it.
@@ -254,8 +269,10 @@ def _instance(
                 spread = isinstance(item, str) and item.endswith(".*>")
                 flat += found if spread else [found]
             return flat
-        if not (isinstance(value, str) and value.startswith("<") and value.endswith(">")):
+        if not isinstance(value, str):
             return value
+        if not _REFERENCE.fullmatch(value):
+            return _LOOP_VALUE.sub(within, value)
         name = value[1:-1]
         if name in point:
             return point[name]
@@ -290,6 +307,7 @@ def _instance(
         cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
         minutes=_price(spec, "minutes", step=step, values=values),
         gib=_price(spec, "gib", step=step, values=values),
+        point={name: _short(value) for name, value in point.items()},
     )
 
 
@@ -317,8 +335,9 @@ def _chosen(name: str, group: list[Instance], point: Mapping[str, Any]) -> list[
         found = [i for i in group if i.name == name]
     elif len(group) == 1:
         found = group
-    else:  # the instance of the same arm and seed
-        found = [i for i in group if i.name == _label(name, point)]
+    else:  # the instance of the same arm and seed; it may repeat over fewer things
+        here = {key: _short(value) for key, value in point.items()}
+        found = [i for i in group if i.point.items() <= here.items()]
     if not found:
         raise ConfigError(f"<{name}> names no run; there are {', '.join(i.name for i in group)}")
     return found

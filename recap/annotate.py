@@ -64,7 +64,11 @@ def annotate(cfg: AnnotateConfig, run: Run) -> None:
         for name, shard_rows in zip(names, shards, strict=True):
             if name in left:
                 captions = [
-                    CaptionRow(sample_id=images.sample_ids[row], kind=kind, text=text)
+                    CaptionRow(
+                        sample_id=images.sample_ids[row],
+                        kind=cfg.stored_as.get(kind, kind),
+                        text=text,
+                    )
                     for kind in cfg.kinds
                     for row, text in zip(
                         shard_rows, _write(kind, images, shard_rows, partners, cfg), strict=True

@@ -620,7 +620,7 @@ class MistakesConfig:
 class AnnotateConfig:
     """Write captions of a subset of pictures: the fine-tuning corpora and people's prompts."""
 
-    SINCE_LATER: ClassVar = frozenset({"mistakes"})
+    SINCE_LATER: ClassVar = frozenset({"mistakes", "stored_as"})
 
     images: Path
     """Images artifact."""
@@ -649,10 +649,28 @@ class AnnotateConfig:
     mistakes: MistakesConfig = field(default_factory=MistakesConfig)
     """What the teacher `claims` gets wrong on purpose."""
 
+    stored_as: dict[str, str] = field(default_factory=dict)
+    """Kind as the teacher knows it -> kind that its captions are stored under, if another: several
+    teachers' descriptions can then be arms of one study."""
+
     def __post_init__(self) -> None:
         if self.mistakes != MistakesConfig() and self.teacher != "claims":
             raise ConfigError(
                 f"mistakes are made by the teacher `claims` alone; teacher is {self.teacher}"
+            )
+        if unknown := sorted(self.stored_as.keys() - set(self.kinds)):
+            raise ConfigError(
+                f"stored_as.{unknown[0]}: is none of the kinds that are written, "
+                f"{', '.join(self.kinds)}"
+            )
+        names = [self.stored_as.get(kind, kind) for kind in dict.fromkeys(self.kinds)]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"stored_as: two kinds would be stored under one name, {names}")
+        for name in self.stored_as.values():
+            refuse_odd_kind(name)
+        if self.stored_as and self.teacher == "endpoint":
+            raise ConfigError(
+                "stored_as: an endpoint's answers are stored under the kinds it was asked for"
             )
         if (self.vlm is not None) != (self.teacher == "endpoint"):
             raise ConfigError(

@@ -356,3 +356,24 @@ def test_the_study_of_rewritten_prompts_has_every_model_and_judge_of_the_first_e
     changed = {name.split("[")[0] for name in first if rewritten[name] != first[name]}
     assert changed == {"sample", "score", "distribution", "report"}
     assert set(rewritten) - set(first) == {"rewriter", "upsampled"}
+
+
+def test_a_run_reads_the_one_of_its_own_loop_values_of_a_step_that_repeats_over_fewer() -> None:
+    made = plan(
+        {
+            "base": step(foreach=["start"], seed="<start>"),
+            "tuned": step(foreach=["size", "start"], init="<base>", n="<size.n>", seed="<start>"),
+        },
+        start=[0, 1],
+        size=[{"n": 10}, {"n": 20}],
+    )
+    for size, start in itertools.product((10, 20), (0, 1)):
+        reads = named(made, f"tuned[{size},{start}]").reads
+        assert reads == [named(made, f"base[{start}]").folder]
+
+
+def test_a_loop_value_may_stand_inside_a_text_and_other_brackets_stay() -> None:
+    settings = {"kind": "n<size.n>_<start>", "text": "<b>bold</b> <other>"}
+    made = plan({"a": step(foreach=["size", "start"], **settings)}, start=[0], size=[{"n": 10}])
+    found = given_settings(named(made, "a[10,0]"))
+    assert found == {"kind": "n10_0", "text": "<b>bold</b> <other>"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from launch.errors import InputError
+from launch.errors import ConfigError, InputError
 from launch.run import Run
 from recap import artifacts
 from recap.annotate import annotate, choose_rows, tidy
@@ -209,3 +209,18 @@ def test_mistakes_on_purpose_are_made_counted_and_change_only_their_own_captions
     claims = dict(zip(images.sample_ids, images.claims, strict=True))
     tallies = [compare(read(text), claims[i] or []) for i, text in wrong.texts("dsc").items()]
     assert sum(axis.false_positive for t in tallies for axis in t.values()) > made["wrong"] / 2
+
+
+def test_captions_may_be_stored_under_another_kind(
+    world: Path, written: Callable[[AnnotateConfig], Captions]
+) -> None:
+    plain = AnnotateConfig(images=world, teacher="claims", kinds=["dsc", "ssc"])
+    found = written(replace(plain, stored_as={"dsc": "dsc_20"}))
+    assert sorted(found.kinds) == ["dsc_20", "ssc"]
+    assert found.texts("dsc_20") == written(plain).texts("dsc")
+    with pytest.raises(ConfigError, match="two kinds would be stored under one name"):
+        replace(plain, stored_as={"dsc": "ssc"})
+    with pytest.raises(ConfigError, match="stored_as.human: is none of the kinds"):
+        replace(plain, stored_as={"human": "x"})
+    with pytest.raises(ConfigError, match="kind must be letters"):
+        replace(plain, stored_as={"dsc": "alt"})
