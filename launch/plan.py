@@ -26,7 +26,6 @@ from launch.config import Tree, load_tree, to_plain
 from launch.errors import ConfigError
 from launch.manifest import canonical_json, digest_bytes
 
-
 _REFERENCE = re.compile(r"<[^<>]+>")
 _LOOP_VALUE = re.compile(r"<([\w.]+)>")
 

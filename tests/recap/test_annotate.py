@@ -220,7 +220,7 @@ def test_captions_may_be_stored_under_another_kind(
     assert found.texts("dsc_20") == written(plain).texts("dsc")
     with pytest.raises(ConfigError, match="two kinds would be stored under one name"):
         replace(plain, stored_as={"dsc": "ssc"})
-    with pytest.raises(ConfigError, match="stored_as.human: is none of the kinds"):
+    with pytest.raises(ConfigError, match=r"stored_as\.human: is none of the kinds"):
         replace(plain, stored_as={"human": "x"})
     with pytest.raises(ConfigError, match="kind must be letters"):
         replace(plain, stored_as={"dsc": "alt"})
