@@ -27,8 +27,8 @@ REPOSITORY = Path(__file__).parents[2]
 STUDIES = REPOSITORY / "configs" / "studies"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
 STARTS = ("python -m ", "captionmix ", "make ")
-RUNNABLE = sorted({path.stem for path in STUDIES.glob("*.yaml")} - {"scenes"})
-"""Shipped studies; `scenes` has no arms, it is what others stand on."""
+RUNNABLE = sorted({path.stem for path in STUDIES.glob("*.yaml")} - {"scenes", "rewriting"})
+"""Shipped studies; the others have no arms, they are what studies stand on."""
 
 REQUIRED = {"photos": ["data.root=pictures"]}
 """What a study asks of its user."""
