@@ -5,7 +5,7 @@ SETTINGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install reproduce test check format bench docs clean
+.PHONY: install reproduce test check format bench docs docs-figures clean
 
 install: $(READY)  ## environment with exact versions
 
@@ -37,6 +37,9 @@ bench: $(READY)  ## one benchmark: make bench NAME=x
 docs: $(READY)  ## documentation, built strictly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+docs-figures: $(READY)  ## draw the documentation's figures from docs/data
+	$(BIN)/python docs/figures.py
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv site
