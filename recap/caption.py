@@ -24,7 +24,7 @@ from recap.quarantine import Finished, quarantine_of, store
 from recap.reading import pixel_groups
 from recap.timing import Timing
 
-CODE = 2
+CODE = 3
 """Version of decoding and gates; raised whenever the same settings give other captions or flags, so
 that captions of two versions are never mixed in one folder."""
 

@@ -1,6 +1,6 @@
 """Products of a handful of rows with large weights, which is what a decoding step consists of.
 
-BLAS is made for large products. Of 8 or 24 rows, torch's CPU builds compute x W^T at a fraction of
+BLAS is made for large products. Of 8 or 64 rows, torch's CPU builds compute x W^T at a fraction of
 the speed at which the weights can be read, because the weights are packed anew for every product
 (docs/experiment_log.md has the times). MKL can keep them packed; it is asked to where it is there,
 the rows are few and the arithmetic is float32. Everything else goes through torch's own product.
@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-FEW_ROWS = 48
-"""Up to this many rows packing is asked for; it paid at 8 and 24, and at 64 made no difference."""
+FEW_ROWS = 128
+"""Up to this many rows packing is asked for. It saved a third of a product's time at 64 rows and a
+fifth at 128; beyond that too little for a second copy of the weights."""
 
 
 class RowProduct:

@@ -12,7 +12,7 @@ from recap.captioner.products import FEW_ROWS, RowProduct
 
 @pytest.mark.parametrize("is_packed", [True, False])
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("num_rows", [8, FEW_ROWS, 64])
+@pytest.mark.parametrize("num_rows", [8, 64, FEW_ROWS, FEW_ROWS + 8])
 def test_a_product_is_that_of_torch(
     num_rows: int, has_bias: bool, is_packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -35,7 +35,7 @@ def test_weights_that_lie_transposed_serve_as_well() -> None:
 def test_a_row_is_the_same_to_the_bit_wherever_it_stands() -> None:
     generator = torch.Generator().manual_seed(3)
     weight, bias = torch.randn(128, 64, generator=generator), torch.randn(128, generator=generator)
-    for num_rows in (8, 24, 48, 64):
+    for num_rows in (8, 24, 48, 64, FEW_ROWS):
         product = RowProduct(weight, bias, num_rows=num_rows)
         x = torch.randn(num_rows, 64, generator=generator)
         order = torch.randperm(num_rows, generator=generator)
