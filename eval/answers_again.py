@@ -21,7 +21,10 @@ import pyarrow as pa
 from jaxtyping import Float
 from scipy import optimize, stats
 
-SHARES = ("claims_held", "geneval_correct", "words_exact", "words_right")
+JUDGED = ("judge_yes", "questions_yes", "questions_yes_ancestors", "phrases_yes")
+"""What `eval judge` measures."""
+
+SHARES = ("claims_held", "geneval_correct", "words_exact", "words_right", *JUDGED)
 """Stored as shares, published in percent."""
 
 

@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.answers_again import Key, Score, compared, curve_rows, holm_again, mean_again, scores_of
+from eval.answers_again import (
+    JUDGED,
+    Key,
+    Score,
+    compared,
+    curve_rows,
+    holm_again,
+    mean_again,
+    scores_of,
+)
 from eval.config import RecomputeConfig
 from eval.published import ROWS, read_rows
 from eval.words import AXIS_NAMES
@@ -330,6 +339,8 @@ def _check_means(
         if title.startswith("by axis, "):
             style = title.removeprefix("by axis, ").split(" prompts")[0]
             key = Key("claims_held", style, "", AXES.get(label, label), arm, last[arm])
+        elif (metric := title.split(":")[0]) in JUDGED:
+            key = Key(metric, label.removesuffix(" prompts"), "", "", arm, last[arm])
         elif title.startswith("claims"):
             key = Key("claims_held", label.removesuffix(" prompts"), "", "", arm, last[arm])
         else:

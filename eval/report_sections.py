@@ -15,6 +15,7 @@ from eval.config import ReportConfig
 from eval.distribution_artifact import DISTRIBUTION, DISTRIBUTION_VERSION, SAYS_NOTHING
 from eval.report_distribution import distribution_table, open_distances, sizes_table
 from eval.report_inputs import Opened
+from eval.report_judged import WORDS, answers_of, counts_table, examples_table
 from eval.report_rows import order_arms
 from eval.table import Table
 from eval.votes_artifact import VOTES, VOTES_VERSION
@@ -79,13 +80,32 @@ def people(opened: Opened, cfg: ReportConfig) -> Section | None:
     )
 
 
+def judges(opened: Opened, cfg: ReportConfig) -> Section | None:
+    """Show what yes-or-no judges answered; their scores are among the checks."""
+    if not opened.judged:
+        return None
+    found = answers_of(opened.judged)
+    return Section(
+        id="judges",
+        name="Judges",
+        title="What the judges answered",
+        words=[WORDS],
+        tables=[counts_table(found)],
+        folded=[examples_table(found)],
+    )
+
+
 INPUTS: Final[Mapping[str, tuple[str, int]]] = {
     "distribution": (DISTRIBUTION, DISTRIBUTION_VERSION),
     "votes": (VOTES, VOTES_VERSION),
 }
 """Field of `ReportConfig` that may be None -> artifact and version that it names."""
 
-ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = (distances, people)
+ADDED: Final[Sequence[Callable[[Opened, ReportConfig], Section | None]]] = (
+    judges,
+    distances,
+    people,
+)
 """Functions that make the sections, in the order of the page."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from eval.artifacts import PICTURES_ARM, RECONSTRUCTIONS_ARM
 from eval.intervals import Interval
-from eval.report_rows import Measure
+from eval.report_rows import CHECKS, SCALE, Measure
 from eval.stats import Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -22,8 +22,20 @@ DIGITS = {
     "geneval_correct": 1,
     "words_exact": 1,
     "words_right": 1,
+    "judge_yes": 1,
+    "questions_yes": 1,
+    "questions_yes_ancestors": 1,
+    "phrases_yes": 1,
 }
 """Decimals that are printed."""
+
+NAMES = {
+    "claims_held": "prompt following",
+    "judge_yes": "prompts judged to be shown",
+    "questions_yes": "questions answered yes",
+    "phrases_yes": "noun phrases seen",
+}
+"""Measures that a study may name as primary, in words."""
 
 AXIS_NAMES = {
     "objects": "objects and background",
@@ -88,13 +100,15 @@ def name_of_axis(axis: str | None) -> str:
 
 def name_of(measure: Measure) -> str:
     """Name what a comparison is about."""
-    return "prompt following" if measure.metric == "claims_held" else "CLIP similarity"
+    return NAMES.get(measure.metric, "CLIP similarity")
 
 
 def detail_of(measure: Measure) -> str:
     """Say what exactly was measured."""
     if measure.metric == "claims_held":
         return f"claims of {measure.style} prompts that hold"
+    if measure.metric in CHECKS:
+        return f"{CHECKS[measure.metric]}, {measure.style} prompts"
     text = (
         "the prompt itself" if measure.scoring == measure.style else f"{measure.scoring} captions"
     )
@@ -103,7 +117,7 @@ def detail_of(measure: Measure) -> str:
 
 def unit_of(measure: Measure) -> str:
     """Name the unit of a difference."""
-    return "percentage points" if measure.metric == "claims_held" else "points"
+    return "percentage points" if SCALE[measure.metric] == 100 else "points"
 
 
 def basis(comparison: Comparison) -> str:

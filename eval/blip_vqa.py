@@ -1,0 +1,258 @@
+"""BLIP-VQA as transformers has it: how probable "yes" is as the answer to a question.
+
+Picture states are computed once and serve all questions about the picture. Batches have one shape:
+every question is padded to the same length, the last batch by repeating its last row, so that no
+answer depends on its neighbours.
+
+B pictures or questions, T text tokens, P picture patches and [CLS], D picture width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from PIL import Image
+from torch import Tensor
+
+from eval.config import VqaConfig
+from launch.errors import ArtifactError, ConfigError, InputError
+from launch.manifest import digest_bytes, digest_file
+from launch.processes import device
+
+if TYPE_CHECKING:
+    from transformers import BlipForQuestionAnswering, PreTrainedTokenizerBase
+
+FORMULA: Final = (
+    "P(yes) of a question = exp(l_yes) / (exp(l_yes) + exp(l_no)), l the decoder's first logits "
+    "after [DEC]; a picture's score is the product over its prompt's phrases of P(yes) to "
+    "'<phrase>?'"
+)
+
+FILES: Final = (".json", ".safetensors", ".txt")
+"""Files that make a model what it is: settings, weights, vocabulary."""
+
+
+class Found(NamedTuple):
+    """A model's folder and the digest of what it holds."""
+
+    folder: Path
+    digest: str
+
+
+def find(source: Path) -> Found:
+    """Find a model: a folder, or a hub id that is fetched through the hub's own cache.
+
+    Raises:
+        InputError: There is no such folder, and no such id can be fetched.
+        ArtifactError: It holds no safetensors, which alone are read.
+    """
+    folder = source
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            wanted = [f"*{suffix}" for suffix in FILES]
+            folder = Path(snapshot_download(str(source), allow_patterns=wanted))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise InputError(
+                f"vqa.model: {source} is neither a folder nor a hub id that can be fetched "
+                f"({str(error)[:300]}). Give a folder in the Hugging Face format, or an id such as "
+                "Salesforce/blip-vqa-base where the hub can be reached."
+            ) from error
+    files = sorted(path for path in folder.iterdir() if path.suffix in FILES)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ArtifactError(
+            f"{folder}: holds no safetensors file, and others may be pickles, which can run code. "
+            "Save the model once with `save_pretrained`."
+        )
+    lines = [f"{path.name} {digest_file(path)}" for path in files]
+    return Found(folder, digest_bytes("\n".join(lines).encode()))
+
+
+class Asked(NamedTuple):
+    """Questions as the model reads them."""
+
+    ids: Int64[Tensor, "B T"]
+    mask: Int64[Tensor, "B T"]
+    num_cut: int
+    """Questions that were longer."""
+
+
+class BlipVqa:
+    """A loaded BLIP-VQA.
+
+    Args:
+        model: In evaluation mode, where it computes.
+        tokenizer: Of the model.
+        processor: Of the model's pictures; size, mean and standard deviation are taken from it.
+        cfg: Settings.
+    """
+
+    def __init__(
+        self,
+        model: BlipForQuestionAnswering,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: Any,
+        cfg: VqaConfig,
+    ) -> None:
+        self.model, self.tokenizer, self.cfg = model, tokenizer, cfg
+        self.mean, self.std = processor.image_mean, processor.image_std
+        size = processor.size
+        self.size_px = (int(size["width"]), int(size["height"]))
+        text = model.config.text_config
+        self.start = int(text.bos_token_id)
+        self.yes, self.no = (self._one_token(word) for word in ("yes", "no"))
+        # BLIP adds two tokens behind BERT's vocabulary: [DEC] begins answers, [ENC] questions.
+        self.question_start = self.start + 1 if cfg.question_start == "enc" else None
+        if self.question_start is not None and self.question_start >= text.vocab_size:
+            raise ConfigError(
+                f"vqa.question_start=enc: the model has {text.vocab_size:,} tokens and none behind "
+                f"[DEC] ({self.start}); give vqa.question_start=cls"
+            )
+
+    def _one_token(self, word: str) -> int:
+        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            raise ConfigError(
+                f"vqa.model: its vocabulary has no token {word!r}; expected a BLIP-VQA whose first "
+                "answer token tells yes from no"
+            )
+        return int(ids[0])
+
+    def pixels(self, picture: Image.Image) -> Float[Tensor, "3 H W"]:
+        """Return a picture as the model takes it: stretched to its size, normalised."""
+        shown = picture.convert("RGB").resize(self.size_px, Image.Resampling.BICUBIC)
+        values = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        return (values - mean) / std
+
+    def read(self, questions: Sequence[str]) -> Asked:
+        """Return questions as tokens of one length."""
+        longest = self.cfg.max_tokens
+        found = self.tokenizer(
+            list(questions), padding="max_length", truncation=True, max_length=longest,
+            return_tensors="pt",
+        )  # fmt: skip
+        whole = self.tokenizer(list(questions))["input_ids"]
+        ids = found["input_ids"]
+        if self.question_start is not None:
+            ids[:, 0] = self.question_start
+        return Asked(ids, found["attention_mask"], sum(len(words) > longest for words in whole))
+
+    @torch.inference_mode()
+    def picture_states(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "B P D"]:
+        """Return the states of at most one batch of pictures."""
+        pixels = torch.stack([self.pixels(picture) for picture in pictures])
+        padded = _padded(pixels, self.cfg.batch_size)
+        padded = padded.to(self.model.device, self.model.dtype)
+        states = self.model.vision_model(pixel_values=padded).last_hidden_state
+        return states[: len(pictures)]
+
+    @torch.inference_mode()
+    def yes_probability(
+        self, states: Float[Tensor, "B P D"], asked: Asked
+    ) -> Float64[np.ndarray, " B"]:
+        """Return how probable "yes" is against "no" for at most one batch of questions.
+
+        Args:
+            states: Of the picture that each question is about.
+            asked: The questions.
+
+        Source: Huang et al. 2023, arXiv:2307.06350, section 4.1 (B-VQA), as its code computes it:
+            the softmax over the vocabulary at the first token, renormalised over yes and no.
+        """
+        num, where = len(states), self.model.device
+        states, ids, mask = (
+            _padded(part.to(where), self.cfg.batch_size) for part in (states, asked.ids, asked.mask)
+        )
+        patches = torch.ones(states.shape[:2], dtype=torch.long, device=where)
+        told = self.model.text_encoder(
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=patches,
+        )
+        start = torch.full((len(ids), 1), self.start, dtype=torch.long, device=where)
+        answer = self.model.text_decoder(
+            input_ids=start,
+            encoder_hidden_states=told.last_hidden_state,
+            encoder_attention_mask=mask,
+        )
+        logits = answer.logits[:num, 0].double()
+        # The softmax's sum cancels where only two of its entries are compared.
+        yes = torch.sigmoid(logits[:, self.yes] - logits[:, self.no])
+        return np.asarray(yes.cpu().numpy())
+
+    def describe(self) -> dict[str, Any]:
+        """Return what an answer depends on besides weights, for a recipe."""
+        config = self.model.config
+        return {
+            "architecture": {
+                "class": "BlipForQuestionAnswering",
+                "vision": _size_of(config.vision_config),
+                "text": _size_of(config.text_config),
+            },
+            "picture": f"stretched to {self.size_px[0]} x {self.size_px[1]} px, bicubic (Pillow), "
+            f"mean {self.mean}, standard deviation {self.std}",
+            "question_start": self.cfg.question_start,
+            "max_tokens": self.cfg.max_tokens,
+            "precision": self.cfg.precision,
+            "formula": FORMULA,
+        }
+
+
+def _size_of(config: Any) -> dict[str, int]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    return {name: getattr(config, name) for name in names}
+
+
+def _padded(rows: Tensor, num: int) -> Tensor:
+    """Repeat the last row until there are so many."""
+    return torch.cat([rows, rows[-1:].expand(num - len(rows), *rows.shape[1:])])
+
+
+def load(cfg: VqaConfig, found: Found) -> BlipVqa:
+    """Load a model onto this process's device.
+
+    Raises:
+        ConfigError: The folder holds another kind of model.
+    """
+    from transformers import AutoConfig, AutoTokenizer, BlipForQuestionAnswering
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    settings = {"local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(found.folder, **settings)
+        if config.model_type != "blip":
+            raise ConfigError(
+                f"vqa.model: {cfg.model} is a {config.model_type!r}, expected BLIP, such as "
+                "Salesforce/blip-vqa-base"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, **settings)
+        processor = BlipImageProcessorPil.from_pretrained(found.folder, **settings)
+        model, told = BlipForQuestionAnswering.from_pretrained(
+            found.folder, config=config, use_safetensors=True, output_loading_info=True,
+            dtype=getattr(torch, cfg.precision), **settings,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"vqa.model: {cfg.model} cannot be loaded ({str(error)[:300]}); expected a folder as "
+            "`save_pretrained` of BlipForQuestionAnswering and of its processor writes it"
+        ) from error
+    if told["missing_keys"]:
+        name = min(told["missing_keys"])
+        raise ConfigError(
+            f"vqa.model: {cfg.model} has no weights for {name}; expected a BLIP for question "
+            "answering, not for captions or retrieval"
+        )
+    model.eval().requires_grad_(False).to(device())
+    return BlipVqa(model, tokenizer=tokenizer, processor=processor, cfg=cfg)
