@@ -1,10 +1,11 @@
 """BLIP-VQA as transformers has it: how probable "yes" is as the answer to a question.
 
-Picture states are computed once and serve all questions about the picture. Batches have one shape:
-every question is padded to the same length, the last batch by repeating its last row, so that no
-answer depends on its neighbours.
+Picture states are computed once and serve all questions about the picture. A batch holds questions
+of one length and is filled by repeating its last row, so that an answer depends on its own question
+and picture alone. Nothing is padded: in transformers 5.23 BLIP's text layers drop the mask of their
+cross-attention (`BlipTextAttention`), so the decoder would read padding as words.
 
-B pictures or questions, T text tokens, P picture patches and [CLS], D picture width
+B pictures or questions, Q questions, T text tokens, P picture patches and [CLS], D picture width
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def find(source: Path) -> Found:
 class Asked(NamedTuple):
     """Questions as the model reads them."""
 
-    ids: Int64[Tensor, "B T"]
-    mask: Int64[Tensor, "B T"]
+    ids: list[list[int]]
+    """Tokens of each question."""
+
     num_cut: int
     """Questions that were longer."""
 
@@ -134,17 +136,13 @@ class BlipVqa:
         return (values - mean) / std
 
     def read(self, questions: Sequence[str]) -> Asked:
-        """Return questions as tokens of one length."""
+        """Return questions as tokens, the first one replaced where the settings say so."""
         longest = self.cfg.max_tokens
-        found = self.tokenizer(
-            list(questions), padding="max_length", truncation=True, max_length=longest,
-            return_tensors="pt",
-        )  # fmt: skip
+        found = self.tokenizer(list(questions), truncation=True, max_length=longest)["input_ids"]
         whole = self.tokenizer(list(questions))["input_ids"]
-        ids = found["input_ids"]
         if self.question_start is not None:
-            ids[:, 0] = self.question_start
-        return Asked(ids, found["attention_mask"], sum(len(words) > longest for words in whole))
+            found = [[self.question_start, *ids[1:]] for ids in found]
+        return Asked(found, sum(len(ids) > longest for ids in whole))
 
     @torch.inference_mode()
     def picture_states(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "B P D"]:
@@ -157,33 +155,46 @@ class BlipVqa:
 
     @torch.inference_mode()
     def yes_probability(
-        self, states: Float[Tensor, "B P D"], asked: Asked
-    ) -> Float64[np.ndarray, " B"]:
-        """Return how probable "yes" is against "no" for at most one batch of questions.
+        self, states: Float[Tensor, "B P D"], *, about: Sequence[int], questions: Sequence[str]
+    ) -> Float64[np.ndarray, " Q"]:
+        """Return how probable "yes" is against "no" for questions about some pictures.
 
         Args:
-            states: Of the picture that each question is about.
-            asked: The questions.
+            states: Of the pictures.
+            about: Place of the picture that each question is about.
+            questions: The questions.
 
         Source: Huang et al. 2023, arXiv:2307.06350, section 4.1 (B-VQA), as its code computes it:
             the softmax over the vocabulary at the first token, renormalised over yes and no.
         """
+        found = np.zeros(len(questions))
+        by_length: dict[int, list[int]] = {}
+        ids = self.read(questions).ids
+        for row, tokens in enumerate(ids):
+            by_length.setdefault(len(tokens), []).append(row)
+        for rows in by_length.values():
+            for start in range(0, len(rows), self.cfg.batch_size):
+                some = rows[start : start + self.cfg.batch_size]
+                tokens = torch.tensor([ids[row] for row in some], device=self.model.device)
+                pictures = torch.tensor([about[row] for row in some], device=self.model.device)
+                found[some] = self._batch(states[pictures], tokens)
+        return found
+
+    def _batch(
+        self, states: Float[Tensor, "B P D"], ids: Int64[Tensor, "B T"]
+    ) -> Float64[np.ndarray, " B"]:
+        """Answer at most one batch of questions of one length."""
         num, where = len(states), self.model.device
-        states, ids, mask = (
-            _padded(part.to(where), self.cfg.batch_size) for part in (states, asked.ids, asked.mask)
-        )
-        patches = torch.ones(states.shape[:2], dtype=torch.long, device=where)
+        states, ids = (_padded(part, self.cfg.batch_size) for part in (states, ids))
         told = self.model.text_encoder(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=torch.ones_like(ids),
             encoder_hidden_states=states,
-            encoder_attention_mask=patches,
+            encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=where),
         )
         start = torch.full((len(ids), 1), self.start, dtype=torch.long, device=where)
         answer = self.model.text_decoder(
-            input_ids=start,
-            encoder_hidden_states=told.last_hidden_state,
-            encoder_attention_mask=mask,
+            input_ids=start, encoder_hidden_states=told.last_hidden_state
         )
         logits = answer.logits[:num, 0].double()
         # The softmax's sum cancels where only two of its entries are compared.

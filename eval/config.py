@@ -382,7 +382,7 @@ class VqaConfig:
     processor of transformers writes it."""
 
     max_tokens: int = 35
-    """Tokens of a question, to which all are padded; longer ones are cut, and counted."""
+    """Most tokens of a question; longer ones are cut, and counted."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the model."""

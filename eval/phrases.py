@@ -126,7 +126,7 @@ def by_rule(text: str) -> list[str]:
         phrase = []
 
     words = _TOKEN.findall(text)
-    for word, after in zip(words, [*words[1:], "."], strict=True):
+    for word, after in zip(words, (*words, ".")[1:], strict=True):
         lower = word.casefold()
         nouns = [w for w in phrase if w.casefold() not in _DETERMINERS]
         if lower in _DETERMINERS:

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 
 from eval.blip_vqa import BlipVqa
@@ -117,14 +116,14 @@ def _batch(
         for number, place in enumerate(places)
         for text in phrases[_prompt_id(source, place)].texts
     ]
-    answers = []
-    for start in range(0, len(asked), model.cfg.batch_size):
-        some = asked[start : start + model.cfg.batch_size]
-        chosen = states[torch.tensor([number for number, *_ in some], device=states.device)]
-        answers += model.yes_probability(chosen, model.read([f"{t}?" for *_, t in some])).tolist()
+    answers = model.yes_probability(
+        states,
+        about=[number for number, *_ in asked],
+        questions=[f"{text}?" for *_, text in asked],
+    )
     rows: list[dict[str, Any]] = []
     count = Counter[int]()
-    for (number, place, text), probability in zip(asked, answers, strict=True):
+    for (number, place, text), probability in zip(asked, answers.tolist(), strict=True):
         count[number] += 1
         rows.append(
             {
