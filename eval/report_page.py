@@ -173,7 +173,7 @@ def render_page(
         sentences=page.tables.get("sentences"),
         following=page.tables["following"],
         checks=page.tables.get("checks"),
-        checked=dict.fromkeys((c.measure.metric for c in answers.checks), True),
+        checked={c.measure.metric for c in answers.checks},
         judged=bool(opened.judged),
         is_detected=bool(opened.axes) and set(opened.axes).isdisjoint(AXES),
         figures=page.drawings,

@@ -67,7 +67,11 @@ def summary_text(answers: Answers, *, study: str) -> str:
 def _table(title: str, cells: Sequence[Cell], answers: Answers, *, first: str) -> str:
     from eval.words import AXIS_NAMES, DIGITS, number, plus_minus
 
-    columns = [*answers.arms, *answers.ceilings]
+    columns = [
+        arm
+        for arm in (*answers.arms, *answers.ceilings)
+        if any(cell.means.get(arm) is not None for cell in cells)
+    ]
     rows = [[title, *columns]]
     for cell in cells:
         digits = DIGITS[cell.measure.metric]
