@@ -300,12 +300,14 @@ def test_a_killed_judge_goes_on_and_ends_in_the_same_scores(drawn: Drawn, tmp_pa
             *("--config", "configs/eval/judge_questions.yaml"),
             *overrides(drawn, server, *words),
         ]
-        process = subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        with (tmp_path / "told").open("wb") as told:
+            process = subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=told, stderr=told)
         while sum(server.answered.values()) < 30:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert "HTTP Request" not in (tmp_path / "told").read_text()  # a line for each
         assert not (tmp_path / "killed/manifest.json").exists()
         kept = (tmp_path / "killed/ledger.jsonl").read_bytes().count(b'"event": "answered"')
         assert 20 <= kept < total
