@@ -14,11 +14,13 @@ from collections import Counter
 from typing import Any
 
 from eval import artifacts, asked_judge
-from eval.config import JudgeConfig
+from eval.config import JudgeConfig, VqaConfig
 from eval.judge_artifact import ANSWERS_FILE, write_answers
 from eval.judge_rows import asked_of, read_lists, score_rows
 from eval.judged_pictures import Pictures, open_pictures
-from launch.manifest import digest_file, write_parquet
+from eval.phrases import read_phrases
+from eval.vqa_folder import Found, find
+from launch.manifest import canonical_json, digest_bytes, digest_file, write_parquet
 from launch.run import Run
 from recap.artifacts import IMAGES
 from t2i.artifacts import GENERATIONS, PROMPTS, open_prompts
@@ -41,6 +43,19 @@ def judge(cfg: JudgeConfig, run: Run) -> None:
         _ask_server(cfg, run, pictures)
     else:
         _ask_model(cfg, run, pictures)
+
+
+def source_digest(cfg: JudgeConfig) -> str | None:
+    """Return the digest of model and phrases as they are now; None where they are not at hand."""
+    vqa = cfg.vqa
+    if vqa is None or not vqa.model.is_dir() or (vqa.phrases and not vqa.phrases.is_file()):
+        return None
+    return _digest(vqa, find(vqa.model))
+
+
+def _digest(cfg: VqaConfig, found: Found) -> str:
+    phrases = None if cfg.phrases is None else digest_file(cfg.phrases)
+    return digest_bytes(canonical_json([found.digest, phrases]))
 
 
 def _plan_of(pictures: Pictures) -> dict[str, object]:
@@ -96,18 +111,14 @@ def _ask_server(cfg: JudgeConfig, run: Run, pictures: Pictures) -> None:
 
 def _ask_model(cfg: JudgeConfig, run: Run, pictures: Pictures) -> None:
     from eval import blip_vqa, vqa_judge
-    from eval.phrases import read_phrases
     from launch.processes import set_threads
 
     assert cfg.vqa is not None
     vqa = cfg.vqa
-    given = None
-    if vqa.phrases is not None:
-        given = read_phrases(vqa.phrases)
-        run.external_input("phrases", vqa.phrases, digest_file(vqa.phrases))
+    given = None if vqa.phrases is None else read_phrases(vqa.phrases)
     phrases = vqa_judge.find_phrases(pictures.prompts, given=given, cfg=vqa)
-    found = blip_vqa.find(vqa.model)
-    run.external_input("vqa_model", str(vqa.model), found.digest)
+    found = find(vqa.model)
+    run.external_input("source", vqa.model, _digest(vqa, found))
     sources = Counter(of_prompt.source for of_prompt in phrases.values())
     num = sum(
         len(phrases[j.prompt.prompt_id].texts)

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import artifacts, blip_vqa, vqa_judge
+from eval import artifacts, blip_vqa, vqa_folder, vqa_judge
 from eval.config import JudgeConfig, VqaConfig
-from eval.judge import judge
+from eval.judge import judge, source_digest
 from eval.judge_artifact import read_answers
 from launch.errors import ArtifactError, CaptionmixError, ConfigError, StoppedError
 from launch.run import Run
@@ -77,7 +77,7 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(folder: Path, **settings: Any) -> blip_vqa.BlipVqa:
     cfg = VqaConfig(model=folder, **{"batch_size": 8, **settings})
-    return blip_vqa.load(cfg, blip_vqa.find(folder))
+    return blip_vqa.load(cfg, vqa_folder.find(folder))
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +216,7 @@ def test_the_recipe_names_weights_formula_start_and_picture_size(
     scores: artifacts.Scores, blip: Path
 ) -> None:
     scorer = scores.manifest.recipe["scorers"]["vqa"]
-    digests = {i.role: i.digest for i in scores.manifest.inputs}
-    assert scorer["weights"] == digests["vqa_model"] == blip_vqa.find(blip).digest
+    assert scorer["weights"] == vqa_folder.find(blip).digest
     assert scorer["architecture"]["text"]["hidden_size"] == 16
     assert "24 x 24" in scorer["picture"]
     assert (scorer["question_start"], scorer["truncation_rate"]) == ("enc", 0.0)
@@ -258,7 +257,22 @@ def test_phrases_may_be_given_in_a_file(given: Given, tmp_path: Path) -> None:
     assert set(questions) == {"a dog?", "a red square?"}
     assert len(questions) == 48
     assert found.manifest.recipe["scorers"]["vqa"]["phrases_from"] == {"file": 12}
-    assert [i.role for i in found.manifest.inputs].count("phrases") == 1
+
+
+def test_a_complete_judge_is_stale_where_its_model_or_phrases_have_changed(
+    given: Given, tmp_path: Path
+) -> None:
+    path = tmp_path / "phrases.json"
+    path.write_text(json.dumps({text: ["a dog"] for text in given.texts}))
+    cfg = given.config(phrases=path)
+    done = judged(cfg, tmp_path / "out").manifest
+    (noted,) = [i.digest for i in done.inputs if i.role == "source"]
+    assert source_digest(cfg) == noted
+    path.write_text(json.dumps({text: ["a cat"] for text in given.texts}))
+    assert source_digest(cfg) != noted
+    other = make_blip(tmp_path / "blip", seed=1)
+    assert source_digest(given.config(model=other)) != source_digest(given.config())
+    assert source_digest(given.config(model=Path("Salesforce/blip-vqa-base"))) is None
 
 
 def test_prompts_without_a_phrase_are_counted_and_too_many_are_refused(
