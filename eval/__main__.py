@@ -8,6 +8,7 @@ VERBS = (
     Verb("fit-judge", "eval.config:FitJudgeConfig", "eval.fit_judge:fit_judge"),
     Verb("captions", "eval.config:CaptionsConfig", "eval.captions:captions"),
     Verb("score", "eval.config:ScoreConfig", "eval.score:score"),
+    Verb("judge", "eval.config:JudgeConfig", "eval.judge:judge", source="eval.judge:source_digest"),
     Verb("distribution", "eval.config:DistributionConfig", "eval.distribution:distribution"),
     Verb("plan", "eval.config:PlanConfig", "eval.plan:plan"),
     Verb("report", "eval.config:ReportConfig", "eval.report:report"),

@@ -24,7 +24,10 @@ from scipy import optimize, stats
 BEYOND = " \N{MINUS SIGN} "
 """Between two prompt styles: pictures of the first less those of the second."""
 
-SHARES = ("claims_held", "geneval_correct", "words_exact", "words_right")
+JUDGED = ("judge_yes", "questions_yes", "questions_yes_ancestors", "phrases_yes")
+"""What `eval judge` measures."""
+
+SHARES = ("claims_held", "geneval_correct", "words_exact", "words_right", *JUDGED)
 """Stored as shares, published in percent."""
 
 

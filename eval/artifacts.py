@@ -56,6 +56,10 @@ METRICS = (
     "geneval_correct",
     "words_exact",
     "words_error_rate",
+    "judge_yes",
+    "questions_yes",
+    "questions_yes_ancestors",
+    "phrases_yes",
 )
 """`clip_similarity` 100 cos; `clip_similarity_sentences` its mean over the sentences of the text,
 written where any text of the run is cut; `clip_distance` 1 - cos in [0, 2]; `claims_held` share of
@@ -63,7 +67,11 @@ the checked claims that hold, where an abstention does not hold; `claims_total` 
 checked; `claims_abstained` how many of them the recogniser would not judge. Of these three, `axis`
 null is all measurable axes together. `geneval_correct` 1 where all that the prompt says holds in
 the detector's boxes, else 0, `axis` its task; `words_exact` share of the words to be displayed that
-are read exactly; `words_error_rate` their mean character error rate, in [0, 1]."""
+are read exactly; `words_error_rate` their mean character error rate, in [0, 1]. Of `eval judge`:
+`judge_yes` 1 where a judge says that the picture shows what the prompt asks for, else 0;
+`questions_yes` share of its questions answered yes, gated by their parents, `axis` their kind;
+`questions_yes_ancestors` the same gated by all ancestors; `phrases_yes` the product over the
+prompt's noun phrases of the probability of yes."""
 
 
 def _schema(fields: Sequence[tuple[str, pa.DataType]], *, name: str, version: int) -> pa.Schema:

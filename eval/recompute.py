@@ -21,6 +21,7 @@ import numpy as np
 
 from eval.answers_again import (
     BEYOND,
+    JUDGED,
     Key,
     Score,
     changes_again,
@@ -386,6 +387,8 @@ def _check_means(
         if title.startswith("by axis, "):
             style = title.removeprefix("by axis, ").split(" prompts")[0]
             key = Key("claims_held", style, "", AXES.get(label, label), arm, last[arm])
+        elif (metric := title.split(":")[0]) in JUDGED:
+            key = Key(metric, label.removesuffix(" prompts"), "", "", arm, last[arm])
         elif title.startswith("claims"):
             key = Key("claims_held", label.removesuffix(" prompts"), "", "", arm, last[arm])
         else:

@@ -245,21 +245,32 @@ def quality(stages: Sequence[Stage], *, autoencoder: Path) -> Table:
     )
 
 
-def scorer(manifest: Manifest) -> Table:
+def scorer(manifests: Sequence[Manifest]) -> Table:
     """List everything that a score depends on, as the scores themselves record it."""
     return facts_table(
-        _scorers(manifest), name="scorer", title="Recipe of the scores", first="scorer"
+        _scorers(manifests), name="scorer", title="Recipe of the scores", first="scorer"
     )
 
 
-TOLD = ("formula", "weights", "precision", "prefix", "truncation", "truncation_rate")
+TOLD = (
+    "formula",
+    "model",
+    "version",
+    "instruction",
+    "temperature",
+    "weights",
+    "precision",
+    "prefix",
+    "truncation",
+    "truncation_rate",
+)
 """What defines a score beside its architecture and preprocessing, in the order that it is told."""
 
 
-def scorer_words(manifest: Manifest) -> list[tuple[str, str]]:
+def scorer_words(manifests: Sequence[Manifest]) -> list[tuple[str, str]]:
     """Say what defines each score, in one line; the table has the rest."""
     lines = []
-    for name, settings in _scorers(manifest).items():
+    for name, settings in _scorers(manifests).items():
         told = []
         for key in TOLD:
             if key in settings:
@@ -270,11 +281,17 @@ def scorer_words(manifest: Manifest) -> list[tuple[str, str]]:
     return lines
 
 
-def _scorers(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
-    found = manifest.recipe.get("scorers")
-    if not isinstance(found, Mapping):
-        found = {k: v for k, v in manifest.recipe.items() if k != "verb"}
-    return {str(k): v if isinstance(v, Mapping) else {str(k): v} for k, v in found.items()}
+def _scorers(manifests: Sequence[Manifest]) -> dict[str, Mapping[str, Any]]:
+    """Return what scored, by name; of two of one name the later says where it comes from."""
+    scorers: dict[str, Mapping[str, Any]] = {}
+    for manifest in manifests:
+        found = manifest.recipe.get("scorers")
+        if not isinstance(found, Mapping):
+            found = {k: v for k, v in manifest.recipe.items() if k != "verb"}
+        for key, value in found.items():
+            name = f"{key} of {manifest.folder.name}" if key in scorers else str(key)
+            scorers[name] = value if isinstance(value, Mapping) else {str(key): value}
+    return scorers
 
 
 def costs_of(stages: Sequence[Stage]) -> list[tuple[Stage, Cost]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +48,11 @@ class Opened:
     """Everything that the report reads."""
 
     scores: Scores
+    """With the rows of all judges."""
+
+    judged: list[Scores]
+    """Of `eval judge`, each by itself."""
+
     generations: list[Generations]
     prompts: Prompts
     images: Images
@@ -80,8 +87,12 @@ def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
     run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
     for folder in cfg.captioners:
         run.input("captioner", folder, artifact=CAPTIONER)
+    for folder in cfg.judged:
+        run.input("judged", folder, artifact=SCORES, version=SCORES_VERSION)
+    judged = [open_scores(folder) for folder in cfg.judged]
     return Opened(
-        scores=open_scores(cfg.scores),
+        scores=_together(open_scores(cfg.scores), judged),
+        judged=judged,
         generations=[open_generations(folder) for folder in cfg.generations],
         prompts=open_prompts(cfg.prompts),
         images=open_images(cfg.images),
@@ -91,19 +102,40 @@ def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
     )
 
 
+def _together(scores: Scores, judged: Sequence[Scores]) -> Scores:
+    """Return scores with the rows of judges.
+
+    Raises:
+        InputError: Two of them have the same metric.
+    """
+    metrics: dict[str, Path] = {}
+    for found in (scores, *judged):
+        for metric in found.table["metric"].unique().to_pylist():
+            if metric in metrics:
+                raise InputError(
+                    f"judged: {metrics[metric]} and {found.manifest.folder} both have the metric "
+                    f"{metric}; a report shows one judge of a kind. Leave one of them out."
+                )
+            metrics[metric] = found.manifest.folder
+    table = pa.concat_tables([scores.table, *(found.table for found in judged)])
+    return Scores(manifest=scores.manifest, table=table)
+
+
 def refuse_other_scores(opened: Opened) -> None:
     """Refuse scores of other pictures, prompts or another judge than those given."""
     scores = opened.scores.manifest
-    read = {i.digest for i in scores.inputs}
-    given = [("judge", opened.judge.manifest), ("prompts", opened.prompts.manifest)]
-    given += [("generations", g.manifest) for g in opened.generations]
-    for role, manifest in given:
-        if manifest.digest not in read:
-            raise ArtifactError(
-                f"{scores.folder}: was not made with the {role} of {manifest.folder} "
-                f"(digest {manifest.digest[:12]}); scores of different inputs are never mixed. "
-                "Score again, or name the inputs that these scores were made with."
-            )
+    pictures = [("prompts", opened.prompts.manifest)]
+    pictures += [("generations", g.manifest) for g in opened.generations]
+    for made in (scores, *(judged.manifest for judged in opened.judged)):
+        read = {i.digest for i in made.inputs}
+        given = [("judge", opened.judge.manifest), *pictures] if made is scores else pictures
+        for role, manifest in given:
+            if manifest.digest not in read:
+                raise ArtifactError(
+                    f"{made.folder}: was not made with the {role} of {manifest.folder} "
+                    f"(digest {manifest.digest[:12]}); scores of different inputs are never mixed. "
+                    "Score again, or name the inputs that these scores were made with."
+                )
     table = opened.scores.table
     scored = set(table["generation_id"].unique().to_pylist())
     known: dict[str, str] = {}

@@ -27,7 +27,7 @@ from eval.report_sections import Section, Sources, added_sections
 from eval.table import Table
 from eval.thumbnails import PIXELATED_SIDE, Example, caption_examples
 from eval.words import DIGITS, detail_of, name_of_axis, number, unit_of
-from launch.manifest import write_bytes
+from launch.manifest import Manifest, write_bytes
 from recap.claims import AXES
 
 SECTIONS = (
@@ -90,7 +90,8 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
             first=("prompt style", "axis"), unmeasured=unmeasured,
         ),
         "checks": tables.cells_table(
-            answers.checks, answers, name="checks", title="Prompts and words shown right, %",
+            answers.checks, answers, name="checks",
+            title="Prompts, questions and words shown right, %",
             first=("prompt style", "check", "task"),
         ) if answers.checks else None,
         "captions": caption_axes,
@@ -99,7 +100,7 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
         "retrieval": facts.retrieval(opened.judge),
         "recogniser": facts.recogniser(opened.judge),
         "quality": facts.quality(opened.stages, autoencoder=cfg.autoencoder),
-        "scorer": facts.scorer(opened.scores.manifest),
+        "scorer": facts.scorer(scored_by(opened)),
     }  # fmt: skip
     labels = [_grid_label(c.measure) for c in answers.grid]
     drawings = {
@@ -125,6 +126,11 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
         is_pixelated=side <= PIXELATED_SIDE,
         added=added,
     )
+
+
+def scored_by(opened: Opened) -> list[Manifest]:
+    """Return the manifests that say what scored."""
+    return [opened.scores.manifest, *(judged.manifest for judged in opened.judged)]
 
 
 def drawings_of(page: Page) -> list[Drawing]:
@@ -167,6 +173,8 @@ def render_page(
         sentences=page.tables.get("sentences"),
         following=page.tables["following"],
         checks=page.tables.get("checks"),
+        checked={c.measure.metric for c in answers.checks},
+        judged=bool(opened.judged),
         is_detected=bool(opened.axes) and set(opened.axes).isdisjoint(AXES),
         figures=page.drawings,
         curve_prompts=_range([c.num_prompts for c in answers.curves]),
@@ -185,7 +193,7 @@ def render_page(
         recogniser=page.tables["recogniser"],
         quality=page.tables["quality"],
         scorer=page.tables["scorer"],
-        scorer_words=facts.scorer_words(opened.scores.manifest),
+        scorer_words=facts.scorer_words(scored_by(opened)),
         shown=page.tables["pictures"],
         difference_unit=unit_of(primary_measure(cfg.primary)),
         unit="" if primary_measure(cfg.primary).metric == "clip_similarity" else "%",

@@ -29,6 +29,10 @@ SCALE = {
     "geneval_correct": 100.0,
     "words_exact": 100.0,
     "words_right": 100.0,
+    "judge_yes": 100.0,
+    "questions_yes": 100.0,
+    "questions_yes_ancestors": 100.0,
+    "phrases_yes": 100.0,
 }
 """Factor from stored to printed values: shares are printed as percentages."""
 
@@ -36,13 +40,23 @@ CHECKS = {
     "geneval_correct": "all that the prompt says holds",
     "words_exact": "words shown exactly",
     "words_right": "characters of words shown right",
+    "judge_yes": "judged to show what the prompt asks for",
+    "questions_yes": "questions answered yes, gated by parents",
+    "questions_yes_ancestors": "questions answered yes, gated by all ancestors",
+    "phrases_yes": "noun phrases seen (B-VQA)",
 }
 """What looks at pictures otherwise than by CLIP and claims, in printed order."""
 
 COMPLEMENT = {"words_right": "words_error_rate"}
 """Printed measures that are 1 - a stored one, so that more is better wherever arms are compared."""
 
-METRIC_OF = {"prompt_following": "claims_held", "clip_similarity": "clip_similarity"}
+METRIC_OF = {
+    "prompt_following": "claims_held",
+    "clip_similarity": "clip_similarity",
+    "judge_yes": "judge_yes",
+    "questions_yes": "questions_yes",
+    "phrases_yes": "phrases_yes",
+}
 """Metric in the scores for each measure that a study may name as primary."""
 
 
@@ -68,7 +82,7 @@ class Measure(NamedTuple):
     """Style of the text that scores; None for claims."""
 
     axis: str | None = None
-    """Axis of claims, or task of GenEval; None for all together."""
+    """Axis of claims, task of GenEval, or kind of question; None for all together."""
 
 
 class ScoreTable:
@@ -259,7 +273,8 @@ def describe(measure: Measure) -> str:
         case "geneval_correct":
             what = f"{CHECKS[measure.metric]} ({measure.axis or 'mean of the tasks'})"
         case other:
-            what = CHECKS.get(other, other)
+            of = f" ({measure.axis})" if measure.axis else ""
+            what = f"{CHECKS.get(other, other)}{of}"
     return f"{what}, {_spelled(measure.style)}"
 
 
@@ -276,12 +291,12 @@ def primary_measure(primary: PrimaryConfig) -> Measure:
             f"primary.metric: {primary.metric!r} is unknown; expected one of {', '.join(METRIC_OF)}"
         )
     if primary.against is not None:
-        scoring = None if primary.metric == "prompt_following" else primary.against
+        scoring = primary.against if primary.metric == "clip_similarity" else None
         return Measure(
             METRIC_OF[primary.metric], change_of(primary.style, primary.against), scoring
         )
-    if primary.metric == "prompt_following":
-        return Measure("claims_held", primary.style)
+    if primary.metric != "clip_similarity":
+        return Measure(METRIC_OF[primary.metric], primary.style)
     scoring = primary.style if primary.scoring in (None, PROMPT_SCORING) else primary.scoring
     return Measure("clip_similarity", primary.style, scoring)
 

@@ -20,6 +20,7 @@ from eval.report_along import along_table, draw_along
 from eval.report_answers import Answers
 from eval.report_distribution import distribution_table, open_distances, sizes_table
 from eval.report_inputs import Opened
+from eval.report_judged import WORDS, answers_of, counts_table, examples_table
 from eval.report_rows import order_arms, primary_measure
 from eval.report_tables import cells_table
 from eval.seed_noise import seed_noise_of, seed_noise_table
@@ -159,6 +160,21 @@ def people(of: Sources) -> Section | None:
     )
 
 
+def judges(of: Sources) -> Section | None:
+    """Show what yes-or-no judges answered; their scores are among the checks."""
+    if not of.opened.judged:
+        return None
+    found = answers_of(of.opened.judged)
+    return Section(
+        id="judges",
+        name="Judges",
+        title="What the judges answered",
+        words=[WORDS],
+        tables=[counts_table(found)],
+        folded=[examples_table(found)],
+    )
+
+
 INPUTS: Final[Mapping[str, tuple[str, int]]] = {
     "distribution": (DISTRIBUTION, DISTRIBUTION_VERSION),
     "votes": (VOTES, VOTES_VERSION),
@@ -169,6 +185,7 @@ ADDED: Final[Sequence[Callable[[Sources], Section | None]]] = (
     along,
     changes,
     training_seeds,
+    judges,
     distances,
     people,
 )

@@ -34,6 +34,9 @@ def summarise(folder: Path) -> str:
 
 def summary_text(answers: Answers, *, study: str) -> str:
     """Return headline, caveats, and arms by prompt style, as plain text."""
+    from eval.answers_again import JUDGED
+    from eval.report_rows import CHECKS
+
     lines = [f"{study}: {answers.headline}"]
     blocks = [textwrap.fill(lines[0], _WIDTH)]
     blocks += [textwrap.fill(c, _WIDTH, initial_indent="  ", subsequent_indent="  ")
@@ -45,7 +48,12 @@ def summary_text(answers: Answers, *, study: str) -> str:
         if c.measure.axis is not None and c.measure.style == answers.primary.style
     ]
     own = [c for c in answers.grid if c.measure.scoring == c.measure.style]
+    judged: dict[str, list[Cell]] = {}
+    for cell in answers.checks:
+        if cell.measure.metric in JUDGED and cell.measure.axis is None:
+            judged.setdefault(cell.measure.metric, []).append(cell)
     for title, cells, first in (
+        *((f"{m}: {CHECKS[m]}, %", cells, "style") for m, cells in judged.items()),
         ("claims that hold, %", overall, "style"),
         (f"by axis, {answers.primary.style} prompts, %", axes, "axis"),
         ("CLIP similarity x 100 with the prompt itself", own, "style"),
@@ -59,7 +67,11 @@ def summary_text(answers: Answers, *, study: str) -> str:
 def _table(title: str, cells: Sequence[Cell], answers: Answers, *, first: str) -> str:
     from eval.words import AXIS_NAMES, DIGITS, number, plus_minus
 
-    columns = [*answers.arms, *answers.ceilings]
+    columns = [
+        arm
+        for arm in (*answers.arms, *answers.ceilings)
+        if any(cell.means.get(arm) is not None for cell in cells)
+    ]
     rows = [[title, *columns]]
     for cell in cells:
         digits = DIGITS[cell.measure.metric]

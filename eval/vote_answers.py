@@ -27,6 +27,10 @@ BETTER_IS = {
     "geneval_correct": 1.0,
     "words_exact": 1.0,
     "words_error_rate": -1.0,
+    "judge_yes": 1.0,
+    "questions_yes": 1.0,
+    "questions_yes_ancestors": 1.0,
+    "phrases_yes": 1.0,
 }
 """Metrics that are compared with votes, 1 where more is better, -1 where less is; the others are
 the same in another unit, or counts."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from eval.artifacts import PICTURES_ARM, RECONSTRUCTIONS_ARM
 from eval.intervals import Interval
-from eval.report_rows import BEYOND, Measure
+from eval.report_rows import BEYOND, CHECKS, SCALE, Measure
 from eval.stats import Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -22,11 +22,21 @@ DIGITS = {
     "geneval_correct": 1,
     "words_exact": 1,
     "words_right": 1,
+    "judge_yes": 1,
+    "questions_yes": 1,
+    "questions_yes_ancestors": 1,
+    "phrases_yes": 1,
 }
 """Decimals that are printed."""
 
-METRIC_NAMES = {"claims_held": "prompt following", "clip_similarity": "CLIP similarity"}
-"""Metrics that a study may be about, in words."""
+METRIC_NAMES = {
+    "claims_held": "prompt following",
+    "clip_similarity": "CLIP similarity",
+    "judge_yes": "prompts judged to be shown",
+    "questions_yes": "questions answered yes",
+    "phrases_yes": "noun phrases seen",
+}
+"""Measures that a study may be about, in words."""
 
 AXIS_NAMES = {
     "objects": "objects and background",
@@ -91,7 +101,7 @@ def name_of_axis(axis: str | None) -> str:
 
 def name_of(measure: Measure) -> str:
     """Name what a comparison is about."""
-    name = METRIC_NAMES[measure.metric]
+    name = METRIC_NAMES.get(measure.metric, "CLIP similarity")
     return f"the change of {name}" if BEYOND in measure.style else name
 
 
@@ -99,14 +109,14 @@ def detail_of(measure: Measure) -> str:
     """Say what exactly was measured."""
     if BEYOND in measure.style:
         style, base = measure.style.split(BEYOND)
-        what = (
-            "share of claims that hold"
-            if measure.metric == "claims_held"
-            else f"cosine x 100 with {measure.scoring} captions"
+        what = {"claims_held": "share of claims that hold", **CHECKS}.get(
+            measure.metric, f"cosine x 100 with {measure.scoring} captions"
         )
         return f"{what}, pictures of {style} prompts less those of {base} prompts"
     if measure.metric == "claims_held":
         return f"claims of {measure.style} prompts that hold"
+    if measure.metric in CHECKS:
+        return f"{CHECKS[measure.metric]}, {measure.style} prompts"
     text = (
         "the prompt itself" if measure.scoring == measure.style else f"{measure.scoring} captions"
     )
@@ -115,7 +125,7 @@ def detail_of(measure: Measure) -> str:
 
 def unit_of(measure: Measure) -> str:
     """Name the unit of a difference."""
-    return "percentage points" if measure.metric == "claims_held" else "points"
+    return "percentage points" if SCALE[measure.metric] == 100 else "points"
 
 
 def basis(comparison: Comparison) -> str:

@@ -75,7 +75,8 @@ def main(stage: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -
 def guarded(work: Any) -> int:
     """Run `work`; turn the errors that a user can act on into one message and an exit code."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):  # the hub's and openai's: a line for each request
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         result = work()
         return result if isinstance(result, int) else 0

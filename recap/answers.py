@@ -71,6 +71,9 @@ class Answer:
     is_old: bool = False
     """True where the ledger had it and nobody was asked."""
 
+    served_by: str | None = None
+    """Model that the server says has answered, often with a version; None where it says nothing."""
+
 
 class Identity(NamedTuple):
     """What makes two questions one: whoever has the answer to it never asks again."""
@@ -107,6 +110,7 @@ class Body(NamedTuple):
     rule: str | None
     input_tokens: int | None
     output_tokens: int | None
+    model: str | None = None
 
 
 def read_body(raw: str) -> Body:
@@ -134,7 +138,9 @@ def read_body(raw: str) -> Body:
     elif not text.strip():
         rule = "empty"
     usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-    return Body(text, rule, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+    counts = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    model = body.get("model")
+    return Body(text, rule, *counts, model[:200] if isinstance(model, str) else None)
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:

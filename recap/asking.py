@@ -79,6 +79,7 @@ def read_line(request: Request, line: dict[str, Any], *, is_old: bool = False) -
         input_tokens=line["input_tokens"],
         output_tokens=line["output_tokens"],
         is_old=is_old,
+        served_by=body.model,
     )
 
 

@@ -40,6 +40,9 @@ MIN_SIDE: Final = 8
 MAX_PIXELS: Final = 64_000_000
 """Default bound on pixels, checked before decoding."""
 
+JPEG_QUALITY: Final = 92
+"""Of pictures that are sent to chat servers."""
+
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _OPAQUE: Final = frozenset({"1", "L", "RGB", "YCbCr"})
 _TRANSPARENT: Final = frozenset({"LA", "RGBA", "PA", "La", "RGBa", "RGBX"})
@@ -146,6 +149,20 @@ def pixels(
     if picture.format == "JPEG":
         picture.draft("RGB", (2 * size, 2 * size))
     return np.asarray(centre_crop(_to_rgb(_loaded(picture)), size=size))
+
+
+def shrink(data: bytes, *, longest_px: int) -> bytes:
+    """Return a picture as a JPEG, as chat servers are sent it, the longer side so long at most.
+
+    Raises:
+        PictureError: The picture is refused; the error names the rule.
+    """
+    picture = decode(data)
+    # The gap lets Pillow first average whole blocks: several times faster and as good.
+    picture.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    buffer = BytesIO()
+    picture.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def encode_png(picture: Image.Image | UInt8[np.ndarray, "H W 3"]) -> bytes:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
-from PIL import Image
 
 from launch.parts import pending
 from launch.run import Run
@@ -22,7 +20,7 @@ from recap.artifacts import CaptionRow, Images
 from recap.config import AnnotateConfig, TeacherConfig
 from recap.endpoint import Answer, Expected, Request, ask_all, expect
 from recap.gates import Written, broken_rules_of_part
-from recap.pictures import decode
+from recap.pictures import shrink
 from recap.quarantine import Finished, store
 
 LEDGER: Final = "ledger.jsonl"
@@ -63,20 +61,6 @@ def schema_of(kinds: Sequence[str]) -> dict[str, Any]:
         "required": list(kinds),
         "additionalProperties": False,
     }
-
-
-def shrink(data: bytes, *, longest_px: int) -> bytes:
-    """Return a picture as a JPEG whose longer side has so many pixels at most.
-
-    Raises:
-        PictureError: The picture is refused; the error names the rule.
-    """
-    picture = decode(data)
-    # The gap lets Pillow first average whole blocks: several times faster and as good.
-    picture.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    buffer = BytesIO()
-    picture.save(buffer, format="JPEG", quality=92)
-    return buffer.getvalue()
 
 
 class Counts(NamedTuple):

@@ -526,11 +526,11 @@ def test_an_added_section_is_on_the_page_in_the_navigation_and_among_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from eval import report_sections
-    from eval.report_sections import Section
+    from eval.report_sections import Section, Sources
     from eval.table import Table, Value
 
-    def about(opened: Any, cfg: ReportConfig) -> Section:
-        num = opened.scores.table.num_rows
+    def about(of: Sources) -> Section:
+        num, cfg = of.opened.scores.table.num_rows, of.cfg
         rows = Table(
             name="about", title="About", columns=["rows"], rows=[[Value(f"{num:,}")]],
             records=[{"rows": num}],

@@ -41,23 +41,29 @@ class ChatServer:
         key: The only one let in.
         delay_s: Time that an answer takes.
         usage: Tokens of input and output that it says it counted.
+        version: Name of the model that it says has answered.
+        by_text: An item is a picture with its text, and `saying` is told the text too.
     """
 
     def __init__(
         self,
         *,
         trouble: Callable[[int, int], Any] = lambda number, asking: None,
-        saying: Callable[[int], Any] = good,
+        saying: Callable[..., Any] = good,
         has_schema: bool = True,
         has_picture: bool = True,
         knows_schemas: bool = True,
         key: str | None = KEY,
         delay_s: float = 0.0,
         usage: tuple[int, int] | None = (60, 40),
+        version: str | None = None,
+        by_text: bool = False,
     ) -> None:
         self.trouble, self.saying, self.delay_s, self.usage = trouble, saying, delay_s, usage
         self.has_schema, self.has_picture, self.key = has_schema, has_picture, key
         self.knows_schemas = knows_schemas
+        self.version, self.by_text = version, by_text
+        self.texts = Counter[str]()
         self.asked = Counter[str]()
         self.answered = Counter[str]()
         self.wrong: list[str] = []
@@ -93,6 +99,12 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """A client that was killed is no error of the server."""
+
+
+def text_of(body: dict[str, Any]) -> str:
+    """Return the words of a request."""
+    content = body["messages"][0]["content"]
+    return content if isinstance(content, str) else str(content[0]["text"])
 
 
 def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
@@ -156,12 +168,15 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                     self.reply(status, {"error": {"message": said}})
                     return
             time.sleep(server.delay_s)
-            said = server.saying(number)
+            words = [text_of(body)] if server.by_text else []
+            said = server.saying(number, *words)
             message = said if isinstance(said, dict) else {"content": said}
             reply = {
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             }
             reply["choices"][0]["finish_reason"] = message.pop("finish_reason", "stop")
+            if server.version:
+                reply["model"] = server.version
             if server.usage:
                 names = ("prompt_tokens", "completion_tokens")
                 reply["usage"] = dict(zip(names, server.usage, strict=True))
@@ -188,6 +203,10 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 opened.load()
                 assert opened.format == "JPEG"
                 assert max(opened.size) <= 24
+                if server.by_text:
+                    data += text["text"]
+                    with server.lock:
+                        server.texts[text["text"]] += 1
                 return hashlib.sha256(data.encode()).hexdigest()
             except Exception as error:
                 server.wrong.append(repr(error))
