@@ -11,6 +11,8 @@ captions/version 1
     quarantine/part-*.parquet   gated captions, the same schema, `flags` holding the rules; absent
                                 where no rules were applied
 captioner/version 1: config.json, model.safetensors, tokenizer.json
+tagger/version 1: config.json, model.safetensors, selected_tags.csv (tags, and the confidence from
+    which each is said), quality.json
 text_encoder/version 1: what stage 2 reads texts with, in the layout of transformers; a captioner's
     text tower can be one
 """
@@ -41,9 +43,10 @@ from recap.claims import Claim, from_json
 IMAGES: Final = "images"
 CAPTIONS: Final = "captions"
 CAPTIONER: Final = "captioner"
+TAGGER: Final = "tagger"
 TEXT_ENCODER: Final = "text_encoder"
 VERSION: Final = 1
-"""Version of all four contracts."""
+"""Version of all five contracts."""
 
 MAPPED_SHARDS: Final = 4
 """Shards mapped at a time: what has been read of a mapped one counts as memory of the process."""

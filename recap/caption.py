@@ -16,12 +16,14 @@ from launch.processes import device, set_threads, wait_for_everyone
 from launch.run import Run
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
-from recap.captioner.starting import note_start, size_of
+from recap.captioner.starting import size_of
+from recap.captioner_source import Source, find_captioner, note_captioner
 from recap.captioners import Caption, open_captioner
-from recap.config import CaptionConfig
+from recap.config import CaptionConfig, TagsConfig
 from recap.gates import Written, broken_rules_of_part
 from recap.quarantine import Finished, quarantine_of, store
-from recap.reading import pixel_groups
+from recap.tagger.net import read_saved_tags
+from recap.taggers import check_tags
 from recap.timing import Timing
 
 CODE = 3
@@ -35,9 +37,10 @@ STORING = "gates and files"
 def caption(cfg: CaptionConfig, run: Run) -> None:
     """Caption every picture of the chosen splits."""
     run.input("images", cfg.images, artifact=artifacts.IMAGES)
-    note_start(run, "captioner", cfg.captioner)
+    source = find_captioner(cfg.captioner)
+    note_captioner(run, source)
     images = artifacts.open_images(cfg.images)
-    refuse_no_room(cfg)
+    refuse_unfit(cfg, source)
     rows_of = rows_by_part(images, cfg.splits)
     num_pictures = sum(len(rows) for rows in rows_of.values())
     if not num_pictures:
@@ -50,7 +53,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
             "kind": cfg.kind,
             "pictures": num_pictures,
             "parts": len(rows_of),
-            "decoding": cfg.decode.method,
+            "written by": plan_words(cfg, source),
             "computing": f"on {device().type} in {cfg.precision}",
         },
         recipe={"device": device().type, "code": CODE},
@@ -59,7 +62,11 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
 
     set_threads(cfg.threads)
     captioner = open_captioner(
-        cfg.captioner, batch_size=cfg.batch_size, device=device(), precision=cfg.precision
+        cfg.captioner,
+        batch_size=cfg.batch_size,
+        device=device(),
+        precision=cfg.precision,
+        tags=cfg.tags,
     )
     names, finished, timing = list(rows_of), Finished(run.out, cfg.gates), Timing()
     with run.progress(num_pictures, label=f"caption {cfg.kind}") as progress:
@@ -67,13 +74,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         progress.resume(num_pictures - sum(len(rows_of[name]) for name in left))
         for name in parts.take(run.out, names):
             rows = rows_of[name]
-            groups = pixel_groups(
-                images,
-                rows,
-                image_size=captioner.image_size,
-                group_size=captioner.group_size,
-                num_workers=cfg.num_workers,
-            )
+            groups = captioner.read(images, rows, num_workers=cfg.num_workers)
             groups = timing.waiting("waiting for pictures", progress.waiting(groups))
             written = {}
             with timing.span("writing words"):
@@ -100,6 +101,30 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         parts=[path for name in names for path in (run.out / name, quarantine_of(run.out, name))],
         recipe={"gated_by_rule": dict(sorted(finished.rules.items()))},
     )
+
+
+def plan_words(cfg: CaptionConfig, source: Source) -> str:
+    """Say in a plan's words who writes, and how."""
+    if source.family == "tagger":
+        return "a tagger, by the confidence of each tag"
+    return f"{source.family}, {cfg.decode.method}"
+
+
+def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
+    """Refuse settings that do not fit the captioner, before anything is begun.
+
+    Raises:
+        ConfigError: They ask for what this family does not do, or has no room for.
+    """
+    match source.family:
+        case "coca" | "open_clip":
+            refuse_no_room(cfg)
+        case "tagger":
+            check_tags(read_saved_tags(source.spec), cfg.tags)
+    if source.family != "tagger" and cfg.tags != TagsConfig():
+        raise ConfigError(
+            f"tags: {cfg.captioner} is no tagger and writes sentences; leave these settings out"
+        )
 
 
 def refuse_no_room(cfg: CaptionConfig) -> None:
