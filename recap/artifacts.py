@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
+from PIL.Image import Image
 
 from launch import manifest as manifests
 from launch.errors import ArtifactError
@@ -267,12 +268,26 @@ class Images:
             try:
                 out[place] = pictures.pixels(self.read(int(row)), size=size, max_pixels=_NO_LIMIT)
             except pictures.PictureError as error:
-                raise ArtifactError(
-                    f"{self._path(self._shard_of[row])}: picture {self.sample_ids[row]} at byte "
-                    f"{self._offsets[row][0]} was readable when it was ingested and is now "
-                    f"refused ({error}); the shard has changed. Ingest the source again."
-                ) from error
+                raise self._changed(int(row), error) from error
         return out
+
+    def picture(self, row: int) -> Image:
+        """Decode a picture in its own shape, in RGB.
+
+        Raises:
+            ArtifactError: It was readable at ingestion and no longer is.
+        """
+        try:
+            return pictures.decode(self.read(int(row)), max_pixels=_NO_LIMIT)
+        except pictures.PictureError as error:
+            raise self._changed(int(row), error) from error
+
+    def _changed(self, row: int, error: Exception) -> ArtifactError:
+        return ArtifactError(
+            f"{self._path(self._shard_of[row])}: picture {self.sample_ids[row]} at byte "
+            f"{self._offsets[row][0]} was readable when it was ingested and is now "
+            f"refused ({error}); the shard has changed. Ingest the source again."
+        )
 
     def _path(self, shard: str) -> Path:
         """Find a shard: below the folder, or where the source's own tars lie."""

@@ -17,14 +17,15 @@ from launch.run import Run
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
 from recap.captioner.starting import size_of
-from recap.captioner_source import Source, find_captioner, note_captioner
+from recap.captioner_source import TAGGERS, Source, find_captioner, note_captioner
 from recap.captioners import Caption, open_captioner
-from recap.config import CaptionConfig, TagsConfig
+from recap.config import CaptionConfig, TagsConfig, VlmConfig
 from recap.gates import Written, broken_rules_of_part
 from recap.quarantine import Finished, quarantine_of, store
 from recap.tagger.net import read_saved_tags
 from recap.taggers import check_tags
 from recap.timing import Timing
+from recap.vlm_source import open_processor, refuse_unaskable, refuse_unloadable
 
 CODE = 3
 """Version of decoding and gates; raised whenever the same settings give other captions or flags, so
@@ -38,9 +39,9 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
     """Caption every picture of the chosen splits."""
     run.input("images", cfg.images, artifact=artifacts.IMAGES)
     source = find_captioner(cfg.captioner)
+    refuse_unfit(cfg, source)
     note_captioner(run, source)
     images = artifacts.open_images(cfg.images)
-    refuse_unfit(cfg, source)
     rows_of = rows_by_part(images, cfg.splits)
     num_pictures = sum(len(rows) for rows in rows_of.values())
     if not num_pictures:
@@ -67,6 +68,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         device=device(),
         precision=cfg.precision,
         tags=cfg.tags,
+        vlm=cfg.vlm,
     )
     names, finished, timing = list(rows_of), Finished(run.out, cfg.gates), Timing()
     with run.progress(num_pictures, label=f"caption {cfg.kind}") as progress:
@@ -105,26 +107,43 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
 
 def plan_words(cfg: CaptionConfig, source: Source) -> str:
     """Say in a plan's words who writes, and how."""
-    if source.family == "tagger":
+    if source.family in TAGGERS:
         return "a tagger, by the confidence of each tag"
-    return f"{source.family}, {cfg.decode.method}"
+    told = f", told: {cfg.vlm.instruction}" if cfg.vlm.instruction else ""
+    what = source.config.get("model_type", source.family)
+    return f"{what}, {cfg.decode.method}{told}"
 
 
 def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
-    """Refuse settings that do not fit the captioner, before anything is begun.
+    """Refuse what cannot be loaded or does not fit together, before anything is begun.
 
     Raises:
-        ConfigError: They ask for what this family does not do, or has no room for.
+        ArtifactError: The captioner's folder lacks something.
+        ConfigError: Settings ask for what this family does not do, or has no room for.
     """
+    if source.family not in TAGGERS and cfg.tags != TagsConfig():
+        raise ConfigError(
+            f"tags: {cfg.captioner} is no tagger and writes sentences; leave these settings out"
+        )
+    if source.family != "transformers" and cfg.vlm != VlmConfig():
+        raise ConfigError(
+            f"vlm: {cfg.captioner} takes no instruction; leave these settings out, or give a "
+            "transformers model"
+        )
     match source.family:
         case "coca" | "open_clip":
             refuse_no_room(cfg)
         case "tagger":
             check_tags(read_saved_tags(source.spec), cfg.tags)
-    if source.family != "tagger" and cfg.tags != TagsConfig():
-        raise ConfigError(
-            f"tags: {cfg.captioner} is no tagger and writes sentences; leave these settings out"
-        )
+        case "transformers":
+            refuse_unloadable(source.folder, source.config)
+            refuse_unaskable(
+                source.folder,
+                source.config,
+                open_processor(source.folder),
+                vlm=cfg.vlm,
+                decode=cfg.decode,
+            )
 
 
 def refuse_no_room(cfg: CaptionConfig) -> None:

@@ -21,10 +21,11 @@ from recap.captioner.decode import Decoder, Group, group_size
 from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.captioner_source import find_captioner
-from recap.config import DecodeConfig, TagsConfig
+from recap.config import DecodeConfig, TagsConfig, VlmConfig
 from recap.reading import PixelGroup, pixel_groups
 from recap.taggers import open_tagger
 from recap.timing import Timing
+from recap.vlm import open_vlm
 from recap.written import Caption
 
 __all__ = ["Caption", "Captioner", "CoCaCaptioner", "open_captioner"]
@@ -138,17 +139,21 @@ def open_captioner(
     device: torch.device,
     precision: Literal["float32", "bfloat16"] = "float32",
     tags: TagsConfig | None = None,
+    vlm: VlmConfig | None = None,
 ) -> Captioner:
     """Return a captioner, ready to write captions.
 
     Args:
-        path: Captioner or tagger artifact, or public weights as `open_clip:NAME/TAG`.
+        path: What `recap.captioner_source` finds.
         batch_size: Pictures written about at once.
         device: Where it works.
-        precision: Of its weights and arithmetic; scores of tokens are compared in float32.
+        precision: Of its weights and arithmetic; scores of tokens are compared in float32. Taggers
+            work in float32.
         tags: How the confidences of a tagger become a text.
+        vlm: What a transformers model is told.
     """
-    match find_captioner(path).family:
+    source = find_captioner(path)
+    match source.family:
         case "coca" | "open_clip":
             model, tokenizer = load_start(path)
             return CoCaCaptioner(
@@ -156,3 +161,13 @@ def open_captioner(
             )
         case "tagger":
             return open_tagger(path, cfg=tags or TagsConfig(), batch_size=batch_size, device=device)
+        case "timm":
+            raise NotImplementedError
+        case "transformers":
+            return open_vlm(
+                source.folder,
+                vlm=vlm or VlmConfig(),
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+            )

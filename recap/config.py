@@ -742,18 +742,42 @@ class TagsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VlmConfig:
+    """What a vision-language model is told, and how it sees a picture."""
+
+    instruction: str | None = None
+    """What a model with a chat template is asked. Others go on with it as the beginning of their
+    text, or begin with nothing where it is None."""
+
+    keep_instruction: bool = False
+    """Write the instruction before the text, as the beginning of a caption that it is."""
+
+    picture_px: int | None = None
+    """Longer side of a picture that the model's own processor gets, at most; None gives pictures
+    as they are stored."""
+
+    def __post_init__(self) -> None:
+        if self.instruction is not None and not self.instruction.strip():
+            raise ConfigError("vlm.instruction is empty; leave it out to begin with nothing")
+        if self.keep_instruction and self.instruction is None:
+            raise ConfigError("vlm.keep_instruction needs vlm.instruction")
+        if self.picture_px is not None:
+            require_positive(self, "picture_px")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
     """Caption every picture of an images artifact with one captioner."""
 
     NOT_IN_RECIPE: ClassVar = frozenset({"num_workers"})
-    SINCE_LATER: ClassVar = frozenset({"tags"})
+    SINCE_LATER: ClassVar = frozenset({"tags", "vlm"})
 
     images: Path
     """Images artifact."""
 
     captioner: Path
-    """Captioner or tagger artifact, or public weights as `open_clip:NAME/TAG` or
-    `open_clip:NAME@FILE`."""
+    """Captioner or tagger artifact; public weights as `open_clip:NAME/TAG` or
+    `open_clip:NAME@FILE`; or a folder or hub id of a transformers model or a timm tagger."""
 
     kind: str
     """Kind that the captions are stored under."""
@@ -771,6 +795,9 @@ class CaptionConfig:
 
     tags: TagsConfig = field(default_factory=TagsConfig)
     """How the confidences of a tagger become a text; a captioner has no use for it."""
+
+    vlm: VlmConfig = field(default_factory=VlmConfig)
+    """What a transformers model is told; a captioner of ours has no use for it."""
 
     batch_size: int = 256
     """Pictures written about at once; a multiple of 8, part of the recipe."""

@@ -227,7 +227,7 @@ def test_settings_of_tags_leave_recipes_of_captioners_as_they_were(world: Path) 
 
 
 def test_too_few_annotated_pictures_are_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="240 pictures .* expected at least eight batches of 64"):
+    with pytest.raises(InputError, match=r"240 pictures .* expected at least eight batches of 64"):
         fit(settings(world, batch_size=64), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -235,7 +235,7 @@ def test_too_few_annotated_pictures_are_refused(world: Path, tmp_path: Path) -> 
 def test_a_tagger_that_learns_nothing_stops_and_names_the_best_word(
     world: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(StoppedError, match="none of .* words was learned; the best is"):
+    with pytest.raises(StoppedError, match=r"none of .* words was learned; the best is"):
         fit(settings(world, samples=16, min_f1=1.0, min_gain=0.9), tmp_path / "out")
 
 
