@@ -87,7 +87,7 @@ def picture_groups(
     """
 
     def read(here: Int64[np.ndarray, "G"]) -> PictureGroup:
-        pictures = [images.picture(row) for row in here]
+        pictures = [images.picture(int(row)) for row in here]
         if longest_px is not None:
             for picture in pictures:
                 # The gap lets Pillow first average whole blocks: several times faster and as good.

@@ -9,7 +9,7 @@ B batch, L tokens so far, V vocabulary, T longest caption in tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Chosen:
         self,
         config: DecodeConfig,
         *,
-        ends: Sequence[int],
+        ends: Collection[int],
         sample_ids: Sequence[str],
         seed: int,
         device: torch.device,
