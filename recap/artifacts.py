@@ -256,9 +256,13 @@ class Images:
         return self._map(self._shard_of[row])[offset : offset + num_bytes]
 
     def pixels(
-        self, rows: Sequence[int] | Int64[np.ndarray, "N"], *, size: int
+        self,
+        rows: Sequence[int] | Int64[np.ndarray, "N"],
+        *,
+        size: int,
+        square: pictures.Square = pictures.MIDDLE,
     ) -> UInt8[np.ndarray, "N S S 3"]:
-        """Decode pictures, centre-cropped and resized, in RGB.
+        """Decode pictures, made square (centre-cropped, if nothing else is said), in RGB.
 
         Raises:
             ArtifactError: A picture that was readable at ingestion no longer is.
@@ -266,7 +270,9 @@ class Images:
         out = np.empty((len(rows), size, size, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
             try:
-                out[place] = pictures.pixels(self.read(int(row)), size=size, max_pixels=_NO_LIMIT)
+                out[place] = pictures.pixels(
+                    self.read(int(row)), size=size, max_pixels=_NO_LIMIT, square=square
+                )
             except pictures.PictureError as error:
                 raise self._changed(int(row), error) from error
         return out

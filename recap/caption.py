@@ -25,6 +25,7 @@ from recap.quarantine import Finished, quarantine_of, store
 from recap.tagger.net import read_saved_tags
 from recap.taggers import check_tags
 from recap.timing import Timing
+from recap.timm_tagger import read_timm
 from recap.vlm_source import open_processor, refuse_unaskable, refuse_unloadable
 
 CODE = 3
@@ -135,6 +136,8 @@ def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
             refuse_no_room(cfg)
         case "tagger":
             check_tags(read_saved_tags(source.spec), cfg.tags)
+        case "timm":
+            check_tags(read_timm(source.folder, source.config).tags, cfg.tags)
         case "transformers":
             refuse_unloadable(source.folder, source.config)
             refuse_unaskable(

@@ -25,6 +25,7 @@ from recap.config import DecodeConfig, TagsConfig, VlmConfig
 from recap.reading import PixelGroup, pixel_groups
 from recap.taggers import open_tagger
 from recap.timing import Timing
+from recap.timm_tagger import open_timm
 from recap.vlm import open_vlm
 from recap.written import Caption
 
@@ -162,7 +163,13 @@ def open_captioner(
         case "tagger":
             return open_tagger(path, cfg=tags or TagsConfig(), batch_size=batch_size, device=device)
         case "timm":
-            raise NotImplementedError
+            return open_timm(
+                source.folder,
+                source.config,
+                cfg=tags or TagsConfig(),
+                batch_size=batch_size,
+                device=device,
+            )
         case "transformers":
             return open_vlm(
                 source.folder,

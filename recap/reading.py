@@ -18,6 +18,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from recap.artifacts import Images
+from recap.pictures import MIDDLE, Square
 
 T = TypeVar("T")
 
@@ -42,20 +43,22 @@ def pixel_groups(
     image_size: int,
     group_size: int,
     num_workers: int,
+    square: Square = MIDDLE,
 ) -> Iterator[PixelGroup]:
     """Yield pictures in the order of `rows`.
 
     Args:
         images: Opened images.
         rows: Which pictures.
-        image_size: Pixels a side; pictures are centre-cropped and resized.
+        image_size: Pixels a side.
         group_size: Pictures of a group.
         num_workers: Threads.
+        square: How a picture becomes square.
     """
 
     def read(here: Int64[np.ndarray, "G"]) -> PixelGroup:
         filling = np.repeat(here[-1:], group_size - len(here))
-        pixels = images.pixels(np.concatenate([here, filling]), size=image_size)
+        pixels = images.pixels(np.concatenate([here, filling]), size=image_size, square=square)
         return PixelGroup(pixels, [images.sample_ids[row] for row in here])
 
     return _ahead(read, rows, group_size=group_size, num_workers=num_workers)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from launch.errors import ConfigError
 from recap.artifacts import Images
 from recap.config import DecodeConfig, TagsConfig
+from recap.pictures import Square
 from recap.reading import PixelGroup, pixel_groups
 from recap.tagger.net import confidences, load_tagger
 from recap.tagger.tag_list import TagList
@@ -135,6 +136,7 @@ class TagCaptioner:
         image_size: Pixels a side of the pictures that `look` takes.
         batch_size: Pictures looked at together.
         cfg: How confidences become a text.
+        crop_share: Share of a picture's shorter side that is seen where pictures are cropped.
     """
 
     def __init__(
@@ -145,9 +147,11 @@ class TagCaptioner:
         image_size: int,
         batch_size: int,
         cfg: TagsConfig,
+        crop_share: float = 1.0,
     ) -> None:
         self._look, self._cfg = look, cfg
         self._written = written_tags(tags, cfg)
+        self._square = Square(fit=cfg.fit, share=crop_share)
         self.image_size, self.group_size = image_size, batch_size
 
     def read(
@@ -160,6 +164,7 @@ class TagCaptioner:
             image_size=self.image_size,
             group_size=self.group_size,
             num_workers=num_workers,
+            square=self._square,
         )
 
     def write(
