@@ -14,12 +14,12 @@ from launch import parts
 from launch.errors import ConfigError, InputError
 from launch.processes import device, set_threads, wait_for_everyone
 from launch.run import Run
-from recap import artifacts
+from recap import artifacts, teacher
 from recap.artifacts import CaptionRow, Images
 from recap.captioner.starting import size_of
 from recap.captioner_source import TAGGERS, Source, find_captioner, note_captioner
 from recap.captioners import Caption, open_captioner
-from recap.config import CaptionConfig, TagsConfig, VlmConfig
+from recap.config import CaptionConfig, DecodeConfig, TagsConfig, TeacherConfig, VlmConfig
 from recap.gates import Written, broken_rules_of_part
 from recap.quarantine import Finished, quarantine_of, store
 from recap.tagger.net import read_saved_tags
@@ -50,16 +50,20 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
             f"{cfg.images}: no picture is in splits {', '.join(cfg.splits) or '(none)'}; it has "
             f"{', '.join(sorted(set(images.split)))}."
         )
-    if not run.start(
-        {
-            "kind": cfg.kind,
-            "pictures": num_pictures,
-            "parts": len(rows_of),
-            "written by": plan_words(cfg, source),
-            "computing": f"on {device().type} in {cfg.precision}",
-        },
-        recipe={"device": device().type, "code": CODE},
-    ):
+    plan: dict[str, object] = {
+        "kind": cfg.kind,
+        "pictures": num_pictures,
+        "parts": len(rows_of),
+        "written by": plan_words(cfg, source),
+    }
+    if source.family == "endpoint":
+        asked = as_teacher(cfg)
+        plan |= teacher.plan_of(asked, kinds=[cfg.kind], num_pictures=num_pictures)
+        if run.start(plan, recipe={"code": CODE}):
+            from_endpoint(asked, run, kind=cfg.kind, images=images, rows_of=rows_of)
+        return
+    plan["computing"] = f"on {device().type} in {cfg.precision}"
+    if not run.start(plan, recipe={"device": device().type, "code": CODE}):
         return
 
     set_threads(cfg.threads)
@@ -106,10 +110,46 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
     )
 
 
+def as_teacher(cfg: CaptionConfig) -> TeacherConfig:
+    """Return who is asked for captions, and how, in the words of `recap.teacher`."""
+    assert cfg.endpoint is not None
+    assert cfg.vlm.instruction is not None
+    size = {} if cfg.vlm.picture_px is None else {"picture_px": cfg.vlm.picture_px}
+    return TeacherConfig(
+        endpoint=cfg.endpoint,
+        instruction=cfg.vlm.instruction,
+        ledger=cfg.vlm.ledger,
+        gates=cfg.gates,
+        **size,
+    )
+
+
+def from_endpoint(
+    asked: TeacherConfig,
+    run: Run,
+    *,
+    kind: str,
+    images: Images,
+    rows_of: Mapping[str, Int64[np.ndarray, "N"]],
+) -> None:
+    """Write what a model behind an endpoint says; what breaks a rule is quarantined."""
+    found = teacher.write_parts(asked, run, kinds=[kind], images=images, shards=rows_of)
+    run.finish(
+        artifact=artifacts.CAPTIONS,
+        version=artifacts.VERSION,
+        counts={"rows_in": sum(map(len, rows_of.values())), "rows_out": found.rows_out},
+        rejected={"gated": found.gated},
+        parts=[path for name in rows_of for path in (run.out / name, quarantine_of(run.out, name))],
+        recipe={"gated_by_rule": found.by_rule},
+    )
+
+
 def plan_words(cfg: CaptionConfig, source: Source) -> str:
     """Say in a plan's words who writes, and how."""
     if source.family in TAGGERS:
         return "a tagger, by the confidence of each tag"
+    if source.family == "endpoint":
+        return f"a model behind an endpoint, told: {cfg.vlm.instruction}"
     told = f", told: {cfg.vlm.instruction}" if cfg.vlm.instruction else ""
     what = source.config.get("model_type", source.family)
     return f"{what}, {cfg.decode.method}{told}"
@@ -126,14 +166,28 @@ def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
         raise ConfigError(
             f"tags: {cfg.captioner} is no tagger and writes sentences; leave these settings out"
         )
-    if source.family != "transformers" and cfg.vlm != VlmConfig():
+    if source.family not in {"transformers", "endpoint"} and cfg.vlm != VlmConfig():
         raise ConfigError(
             f"vlm: {cfg.captioner} takes no instruction; leave these settings out, or give a "
             "transformers model"
         )
+    if source.family in {*TAGGERS, "endpoint"} and cfg.decode != DecodeConfig():
+        where = (
+            "tags has its thresholds" if source.family in TAGGERS else "endpoint its temperature"
+        )
+        raise ConfigError(
+            f"decode: chooses the words of captioners that write on this machine, and "
+            f"{cfg.captioner} does not; leave these settings out ({where})"
+        )
     match source.family:
         case "coca" | "open_clip":
             refuse_no_room(cfg)
+        case "endpoint":
+            if cfg.vlm.instruction is None or cfg.vlm.keep_instruction:
+                raise ConfigError(
+                    "vlm.instruction: say what the model behind the endpoint is asked, for example "
+                    "'Describe the picture in one sentence.'; vlm.keep_instruction is not for it"
+                )
         case "tagger":
             check_tags(read_saved_tags(source.spec), cfg.tags)
         case "timm":

@@ -19,16 +19,20 @@ from recap.vlm_source import read_config
 
 OPEN_CLIP: Final = "open_clip:"
 
+ENDPOINT: Final = "endpoint"
+"""Names the chat server that the settings describe."""
+
 FILES: Final = COMPONENT_FILES | {".csv"}
 """Files that make a captioner what it is; a tagger's list of tags is one."""
 
 FORMS: Final = (
     "a folder of `recap train` or `recap fit-tagger`; open_clip:NAME/TAG or open_clip:NAME@FILE; "
     "or a folder or hub id with the config.json of a transformers model that writes about "
-    "pictures, or of a timm tagger with its selected_tags.csv"
+    "pictures, or of a timm tagger with its selected_tags.csv; or the word "
+    "endpoint, with endpoint.model"
 )
 
-Family = Literal["coca", "open_clip", "tagger", "timm", "transformers"]
+Family = Literal["coca", "open_clip", "tagger", "timm", "transformers", "endpoint"]
 
 TAGGERS: Final = frozenset({"tagger", "timm"})
 """Families whose texts are tags."""
@@ -57,6 +61,8 @@ def find_captioner(spec: Path) -> Source:
     """
     if str(spec).startswith(OPEN_CLIP):
         return Source("open_clip", spec, spec, {})
+    if str(spec) == ENDPOINT:
+        return Source("endpoint", spec, spec, {})
     if is_complete(spec):
         made = read_manifest(spec)
         ours: dict[str, Family] = {CAPTIONER: "coca", TAGGER: "tagger"}
@@ -100,7 +106,7 @@ def _may_be_hub_id(spec: Path) -> bool:
 
 
 def note_captioner(run: Run, source: Source) -> None:
-    """Note a captioner as an input of a run, by digest."""
+    """Note a captioner as an input of a run, by digest; an endpoint has its model's name."""
     match source.family:
         case "coca":
             run.input("captioner", source.spec, artifact=CAPTIONER, version=VERSION)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from launch.errors import ConfigError
 from recap.artifacts import Images
 from recap.captioner.coca import CoCa
 from recap.captioner.decode import Decoder, Group, group_size
@@ -177,4 +178,8 @@ def open_captioner(
                 batch_size=batch_size,
                 device=device,
                 precision=precision,
+            )
+        case "endpoint":
+            raise ConfigError(
+                "an endpoint answers picture by picture, at its own pace: ask `recap.teacher`"
             )

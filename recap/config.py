@@ -754,7 +754,11 @@ class VlmConfig:
 
     picture_px: int | None = None
     """Longer side of a picture that the model's own processor gets, at most; None gives pictures
-    as they are stored."""
+    as they are stored, and 512 px to an endpoint."""
+
+    ledger: Path | None = None
+    """File that keeps every answer of an endpoint; several runs may share one. None is
+    `ledger.jsonl` in the run folder."""
 
     def __post_init__(self) -> None:
         if self.instruction is not None and not self.instruction.strip():
@@ -770,14 +774,15 @@ class CaptionConfig:
     """Caption every picture of an images artifact with one captioner."""
 
     NOT_IN_RECIPE: ClassVar = frozenset({"num_workers"})
-    SINCE_LATER: ClassVar = frozenset({"tags", "vlm"})
+    SINCE_LATER: ClassVar = frozenset({"tags", "vlm", "endpoint"})
 
     images: Path
     """Images artifact."""
 
     captioner: Path
     """Captioner or tagger artifact; public weights as `open_clip:NAME/TAG` or
-    `open_clip:NAME@FILE`; or a folder or hub id of a transformers model or a timm tagger."""
+    `open_clip:NAME@FILE`; a folder or hub id of a transformers model or a timm tagger; or
+    `endpoint`, the server that `endpoint` describes."""
 
     kind: str
     """Kind that the captions are stored under."""
@@ -797,7 +802,10 @@ class CaptionConfig:
     """How the confidences of a tagger become a text; a captioner has no use for it."""
 
     vlm: VlmConfig = field(default_factory=VlmConfig)
-    """What a transformers model is told; a captioner of ours has no use for it."""
+    """What a transformers model or an endpoint is told; a captioner of ours has no use for it."""
+
+    endpoint: EndpointConfig | None = None
+    """The chat server that writes, for `captioner=endpoint` alone."""
 
     batch_size: int = 256
     """Pictures written about at once; a multiple of 8, part of the recipe."""
@@ -818,6 +826,11 @@ class CaptionConfig:
         require_multiple_of_8(self, "batch_size")
         require_positive(self, "num_workers", "threads")
         refuse_odd_kind(self.kind)
+        if (self.endpoint is not None) != (str(self.captioner) == "endpoint"):
+            raise ConfigError(
+                "endpoint describes the captioner `endpoint`, which needs endpoint.model; "
+                f"captioner is {self.captioner}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
