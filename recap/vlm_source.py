@@ -82,7 +82,11 @@ def open_processor(folder: Path) -> Any:
         processor = AutoProcessor.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except ImportError as error:
+        raise ConfigError(
+            f"{folder}: its processor needs a package that is not installed: {str(error).strip()}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{folder}: its processor cannot be loaded ({error}); expected "
             "preprocessor_config.json (or processor_config.json) and the tokenizer's files beside "

@@ -37,12 +37,22 @@ from recap.timing import Timing
 from recap.vlm import VlmCaptioner, open_vlm
 from recap.vlm_choice import Chosen
 from recap.written import Caption
-from tests.recap.tiny_vlm import save_blip, save_git, save_idefics
+from tests.recap.tiny_vlm import (
+    save_blip,
+    save_blip2,
+    save_git,
+    save_idefics,
+    save_llava,
+    save_qwen,
+)
 
 CPU = torch.device("cpu")
 FAMILIES: dict[str, tuple[Callable[[Path], Path], VlmConfig]] = {
     "blip": (save_blip, VlmConfig()),
+    "blip2": (save_blip2, VlmConfig()),
     "git": (save_git, VlmConfig()),
+    "llava": (save_llava, VlmConfig(instruction="describe the picture")),
+    "qwen2_vl": (save_qwen, VlmConfig(instruction="describe the picture")),
     "idefics3": (save_idefics, VlmConfig(instruction="describe the picture in one sentence")),
 }
 BRIEF = DecodeConfig(max_tokens=10)

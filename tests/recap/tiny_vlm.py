@@ -155,3 +155,121 @@ def save_idefics(folder: Path, *, has_template: bool = True) -> Path:
         folder
     )
     return folder
+
+
+VISION = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+
+
+def _decoder(words: PreTrainedTokenizerFast, model_type: str) -> dict[str, Any]:
+    """Return the settings of a small causal decoder."""
+    return {
+        "model_type": model_type, "vocab_size": len(words), "hidden_size": 32,
+        "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }  # fmt: skip
+
+
+def save_llava(folder: Path) -> Path:
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    words = tokenizer(extra=("<user>", "<end>", "<answer>", "<image>"))
+    torch.manual_seed(3)
+    config = LlavaConfig(
+        vision_config={**VISION, "model_type": "clip_vision_model"},
+        text_config=_decoder(words, "llama"),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = words.eos_token_id
+    _sharpen(model)
+    model.save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    LlavaProcessor(
+        images,
+        words,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_qwen(folder: Path) -> Path:
+    """Save a chat model whose pictures have patches of their own number, all in one row."""
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    marks = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    words = tokenizer(extra=("<user>", "<end>", "<answer>", *marks.values()))
+    rotary = {"type": "mrope", "mrope_section": [2, 3, 3], "rope_type": "default"}
+    torch.manual_seed(4)
+    config = Qwen2VLConfig(
+        text_config={**_decoder(words, "qwen2_vl_text"), "rope_scaling": rotary},
+        vision_config={
+            "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2,
+            "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+        **{name: words.convert_tokens_to_ids(mark) for name, mark in marks.items()},
+    )  # fmt: skip
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = words.eos_token_id
+    _sharpen(model)
+    model.save_pretrained(folder)
+    images = Qwen2VLImageProcessor(patch_size=8, merge_size=2, min_pixels=1024, max_pixels=4096)
+    shown = "<|vision_start|><|image_pad|><|vision_end|>"
+    Qwen2VLProcessor(
+        images,
+        words,
+        Qwen2VLVideoProcessor(patch_size=8),
+        chat_template=CHAT.replace("<image>", shown),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_blip2(folder: Path) -> Path:
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        BlipImageProcessor,
+    )
+
+    words = tokenizer(extra=("<user>", "<end>", "<answer>", "<image>"))
+    torch.manual_seed(5)
+    config = Blip2Config(
+        vision_config={**VISION, "initializer_range": 0.02},
+        qformer_config={
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 48, "encoder_hidden_size": 32, "vocab_size": len(words),
+        },
+        text_config={**_decoder(words, "opt"), "ffn_dim": 48, "word_embed_proj_dim": 32},
+        num_query_tokens=4,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    model = Blip2ForConditionalGeneration(config)
+    _sharpen(model)
+    model.save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    Blip2Processor(images, words, num_query_tokens=4).save_pretrained(folder)
+    return folder
