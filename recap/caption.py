@@ -26,6 +26,7 @@ from recap.tagger.net import read_saved_tags
 from recap.taggers import check_tags
 from recap.timing import Timing
 from recap.timm_tagger import read_timm
+from recap.vlm_inputs import try_inputs
 from recap.vlm_source import open_processor, refuse_unaskable, refuse_unloadable
 
 CODE = 3
@@ -194,13 +195,10 @@ def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
             check_tags(read_timm(source.folder, source.config).tags, cfg.tags)
         case "transformers":
             refuse_unloadable(source.folder, source.config)
-            refuse_unaskable(
-                source.folder,
-                source.config,
-                open_processor(source.folder),
-                vlm=cfg.vlm,
-                decode=cfg.decode,
-            )
+            processor = open_processor(source.folder)
+            found = (source.folder, source.config, processor)
+            refuse_unaskable(*found, vlm=cfg.vlm, decode=cfg.decode)
+            try_inputs(*found, vlm=cfg.vlm, decode=cfg.decode)
 
 
 def refuse_no_room(cfg: CaptionConfig) -> None:

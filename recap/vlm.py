@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.nn import functional
 
 from launch.errors import ArtifactError, ConfigError
 from recap.artifacts import Images
@@ -26,16 +25,12 @@ from recap.config import DecodeConfig, VlmConfig
 from recap.reading import PictureGroup, picture_groups
 from recap.timing import Timing
 from recap.vlm_choice import Chosen
-from recap.vlm_source import chat_template, is_asked, open_processor, read_config
+from recap.vlm_inputs import VlmInputs
+from recap.vlm_source import open_processor, read_config
 from recap.written import Caption
 
 PREPARING: Final = "preparing pictures"
 """Name of the span in which a model's processor makes tensors of pictures."""
-
-LENGTH_STEP: Final = 32
-"""Chats are padded to multiples of so many tokens, so that few shapes serve all pictures."""
-
-ASKED: Final = "input_ids"
 
 
 class Prepared(NamedTuple):
@@ -73,12 +68,9 @@ class VlmCaptioner:
     ) -> None:
         self.model, self.processor = model, processor
         self._vlm, self._batch_size = vlm, batch_size
-        self._is_asked = is_asked(config)
-        self._model_type = config["model_type"]
-        self.ends = end_tokens(model, processor, model_type=self._model_type)
-        pad = processor.tokenizer.pad_token_id
-        self._pad = min(self.ends) if pad is None else int(pad)
-        leave_choice_to_us(model, pad=self._pad)
+        self.inputs = VlmInputs(processor, model_type=config["model_type"], vlm=vlm)
+        self.ends = end_tokens(model, processor, model_type=config["model_type"])
+        leave_choice_to_us(model, pad=self.inputs.pad)
 
     def read(
         self, images: Images, rows: Int64[np.ndarray, " N"], *, num_workers: int
@@ -100,7 +92,7 @@ class VlmCaptioner:
         for group in groups:
             for sample_id, picture in zip(group.sample_ids, group.pictures, strict=True):
                 with timing.span(PREPARING):
-                    prepared = Prepared(sample_id, self.prepare(picture))
+                    prepared = Prepared(sample_id, self.inputs.of(picture))
                 alike = waiting.setdefault(prepared.shape, [])
                 alike.append(prepared)
                 if len(alike) == self._batch_size:
@@ -108,58 +100,6 @@ class VlmCaptioner:
                     yield from self._write(alike, config=config, seed=seed)
         for alike in waiting.values():
             yield from self._write(alike, config=config, seed=seed)
-
-    def prepare(self, picture: Any) -> dict[str, Tensor]:
-        """Return what the model takes for one picture."""
-        told = self._vlm.instruction
-        if self._is_asked:
-            content = [{"type": "image", "image": picture}, {"type": "text", "text": told}]
-            made = self.processor.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=chat_template(self.processor),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            )
-            return self._padded(dict(made))
-        made = self.processor(images=picture, return_tensors="pt")
-        if told is None:
-            return {name: made[name] for name in made if name != ASKED or self._has_own_text}
-        return self._begun(picture, told)
-
-    @property
-    def _has_own_text(self) -> bool:
-        """Say whether the processor writes tokens for a picture alone, which the model needs."""
-        return self._model_type not in {"blip", "git"}
-
-    def _begun(self, picture: Any, told: str) -> dict[str, Tensor]:
-        """Return a picture with the text that the model goes on with."""
-        if self._model_type != "git":
-            return dict(self.processor(images=picture, text=told, return_tensors="pt"))
-        # Its tokenizer would end the text, and an ended text is not gone on with.
-        tokenizer = self.processor.tokenizer
-        ids = [tokenizer.cls_token_id, *tokenizer(told, add_special_tokens=False)[ASKED]]
-        made = dict(self.processor(images=picture, return_tensors="pt"))
-        return {
-            **made,
-            ASKED: torch.tensor([ids]),
-            "attention_mask": torch.ones(1, len(ids)).long(),
-        }
-
-    def _padded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Pad what is as long as the chat on the left: an answer must stand directly behind it."""
-        length = tensors[ASKED].shape[1]
-        missing = -length % LENGTH_STEP
-        found = {}
-        for name, tensor in tensors.items():
-            is_along = tensor.ndim == 2 and tensor.shape[1] == length
-            value = self._pad if name == ASKED else 0
-            found[name] = functional.pad(tensor, (missing, 0), value=value) if is_along else tensor
-        if "attention_mask" not in found:
-            mask = torch.ones_like(tensors[ASKED])
-            found["attention_mask"] = functional.pad(mask, (missing, 0), value=0)
-        return found
 
     @torch.no_grad()
     def _write(

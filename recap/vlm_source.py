@@ -106,9 +106,9 @@ def chat_template(processor: Any) -> str | None:
     return getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
 
 
-def is_asked(config: dict[str, Any]) -> bool:
+def is_asked(model_type: str) -> bool:
     """Say whether a model is asked in a chat."""
-    return config["model_type"] not in WITHOUT_CHAT
+    return model_type not in WITHOUT_CHAT
 
 
 def refuse_unaskable(
@@ -129,7 +129,7 @@ def refuse_unaskable(
             "decode.method=beam is for captioners of ours and open_clip's; a transformers model "
             "writes with greedy or sample"
         )
-    if not is_asked(config):
+    if not is_asked(config["model_type"]):
         return
     if chat_template(processor) is None:
         raise ConfigError(

@@ -364,3 +364,19 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path) -> 
         find_captioner(Path("nobody/nothing-here"))
     with pytest.raises(ArtifactError, match="no such folder"):
         find_captioner(tmp_path / "absent")
+
+
+def test_captions_that_the_context_has_no_room_for_are_refused(
+    folders: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    cfg = settings(images, folders["blip"], decode=DecodeConfig(max_tokens=48))
+    refused(cfg, tmp_path / "out", ConfigError, "has room for 48 tokens.*Lower decode.max_tokens")
+
+
+def test_a_template_that_refuses_the_instruction_is_heard_before_work(
+    folders: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    folder = copied(folders["llava"], tmp_path / "strict")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('only strings, please') }}")
+    cfg = settings(images, folder, vlm=FAMILIES["llava"][1])
+    refused(cfg, tmp_path / "out", ConfigError, "makes nothing of a picture .*only strings")
