@@ -162,6 +162,7 @@ class Conditions:
 
 ONE_OF_EACH = {
     "captioner": "captioner",
+    "tagger": "tagger",
     "autoencoder": "autoencoder",
     "text_encoder": "text encoder",
     "judge": "judge",

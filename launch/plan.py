@@ -5,7 +5,8 @@ means the folder of another step, a loop variable (`<arm>`, `<seed>`, `<arm.capt
 value of the study itself (`<sizes.pictures>`); a loop value may stand inside a longer text
 (`dsc_<annotated>`). `foreach` repeats a step for each arm and seed.
 Between repeated steps `<name>` is the one of the same loop values, of which it may have fewer;
-`<name.*>` is the list of all folders of a repeated step.
+`<name.*>` is the list of all folders of a repeated step. `per_arm` of a step says where an arm
+finds captions that the other arms do not read, so that a further arm leaves those as they are.
 
 A step's folder is named by a digest of its verb, settings and inputs' names, so whatever two arms,
 seeds or studies have in common is made once.
@@ -28,6 +29,9 @@ from launch.manifest import canonical_json, digest_bytes
 
 _REFERENCE = re.compile(r"<[^<>]+>")
 _LOOP_VALUE = re.compile(r"<([\w.]+)>")
+
+CAPTION_FOLDERS = frozenset({"captions", "further_text_states"})
+"""Settings that an arm may have of its own: where its captions lie, beside its mix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +208,11 @@ def _references(value: Any) -> set[str]:
 def _in_order(steps: Tree) -> list[str]:
     """Return step names so that each comes after what it reads, otherwise as written."""
     reads = {
-        name: {r.split(".")[0].split("[")[0] for r in _references(step.get("set", {}))} & set(steps)
+        name: {
+            r.split(".")[0].split("[")[0]
+            for r in _references([step.get("set", {}), step.get("per_arm", {})])
+        }
+        & set(steps)
         for name, step in steps.items()
     }
     order: list[str] = []
@@ -243,10 +251,11 @@ def _instance(
     made: Mapping[str, list[Instance]],
     store: Path,
 ) -> Instance:
-    unknown = sorted(set(spec) - {"run", "config", "set", "foreach", "minutes", "gib", "at"})
+    known = {"run", "config", "set", "foreach", "per_arm", "minutes", "gib", "at"}
+    unknown = sorted(set(spec) - known)
     if unknown or not isinstance(spec.get("run"), str):
         raise ConfigError(
-            f"steps.{step}: expected run, config, set, foreach, minutes, gib, at; "
+            f"steps.{step}: expected run, config, set, foreach, per_arm, minutes, gib, at; "
             + (f"found {unknown[0]!r}" if unknown else "`run` names no verb")
         )
     folders: set[Path] = set()
@@ -287,7 +296,7 @@ def _instance(
         paths = [str(i.folder) for i in chosen]
         return paths if name.endswith(".*") else paths[0]
 
-    settings = resolve(spec.get("set", {}))
+    settings = resolve({**spec.get("set", {}), **_of_arm(step, spec, point, arms)})
     stage, *verb = str(spec["run"]).split()
     files = spec.get("config") or []
     files = [files] if isinstance(files, str) else list(files)
@@ -308,6 +317,29 @@ def _instance(
         gib=_price(spec, "gib", step=step, values=values),
         point={name: _short(value) for name, value in point.items()},
     )
+
+
+def _of_arm(step: str, spec: Tree, point: Mapping[str, Any], arms: Mapping[str, Tree]) -> Tree:
+    """Return the settings that a step has for its arm alone.
+
+    Raises:
+        ConfigError: They are of no arm, or of more than where captions lie.
+    """
+    per_arm = spec.get("per_arm") or {}
+    for arm, own in per_arm.items():
+        if arm not in arms or "arm" not in (spec.get("foreach") or []):
+            raise ConfigError(
+                f"steps.{step}.per_arm.{arm}: expected one of {', '.join(arms)}, in a step with "
+                "foreach: [arm]"
+            )
+        if extra := sorted(set(own or {}) - CAPTION_FOLDERS):
+            raise ConfigError(
+                f"steps.{step}.per_arm.{arm}.{extra[0]}: arms of a study may differ in where their "
+                f"captions lie ({', '.join(sorted(CAPTION_FOLDERS))}) and in nothing else. Set it "
+                "for all arms in `set`."
+            )
+    own = per_arm.get(point.get("arm"))
+    return dict(own or {})
 
 
 def _price(spec: Tree, key: str, *, step: str, values: Tree) -> float:

@@ -38,6 +38,7 @@ PACKAGES = (
     "open_clip_torch",
     "pillow",
     "pyarrow",
+    "timm",
     "tokenizers",
     "torch",
     "transformers",

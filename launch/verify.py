@@ -25,7 +25,7 @@ LEDGER = "ledger.parquet"
 CAPTION_SETTINGS = frozenset({"arm", "caption_mix"})
 """Settings in which arms of a study may differ."""
 
-CAPTION_INPUTS = frozenset({"captions"})
+CAPTION_INPUTS = frozenset({"captions", "further_text_states"})
 """Roles of the inputs in which arms of a study may differ."""
 
 SHARED_COLUMNS = ("step", "samples_seen", "epoch", "shared_hash", "num_dropped", "tensor_hash")

@@ -93,7 +93,8 @@ def _from_endpoint(
     cfg: AnnotateConfig, run: Run, images: Images, shards: Mapping[str, Int64[np.ndarray, "_"]]
 ) -> None:
     """Write what a model behind an endpoint says; what breaks a rule is quarantined."""
-    found = teacher.write_parts(cfg, run, images=images, shards=shards)
+    assert cfg.vlm is not None
+    found = teacher.write_parts(cfg.vlm, run, kinds=cfg.kinds, images=images, shards=shards)
     num_pictures = sum(map(len, shards.values()))
     run.finish(
         artifact=artifacts.CAPTIONS,

@@ -11,6 +11,8 @@ captions/version 1
     quarantine/part-*.parquet   gated captions, the same schema, `flags` holding the rules; absent
                                 where no rules were applied
 captioner/version 1: config.json, model.safetensors, tokenizer.json
+tagger/version 1: config.json, model.safetensors, selected_tags.csv (tags, and the confidence from
+    which each is said), quality.json
 text_encoder/version 1: what stage 2 reads texts with, in the layout of transformers; a captioner's
     text tower can be one
 """
@@ -31,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
+from PIL.Image import Image
 
 from launch import manifest as manifests
 from launch.errors import ArtifactError
@@ -41,9 +44,10 @@ from recap.claims import Claim, from_json
 IMAGES: Final = "images"
 CAPTIONS: Final = "captions"
 CAPTIONER: Final = "captioner"
+TAGGER: Final = "tagger"
 TEXT_ENCODER: Final = "text_encoder"
 VERSION: Final = 1
-"""Version of all four contracts."""
+"""Version of all five contracts."""
 
 MAPPED_SHARDS: Final = 4
 """Shards mapped at a time: what has been read of a mapped one counts as memory of the process."""
@@ -252,9 +256,13 @@ class Images:
         return self._map(self._shard_of[row])[offset : offset + num_bytes]
 
     def pixels(
-        self, rows: Sequence[int] | Int64[np.ndarray, "N"], *, size: int
+        self,
+        rows: Sequence[int] | Int64[np.ndarray, "N"],
+        *,
+        size: int,
+        square: pictures.Square = pictures.MIDDLE,
     ) -> UInt8[np.ndarray, "N S S 3"]:
-        """Decode pictures, centre-cropped and resized, in RGB.
+        """Decode pictures, made square (centre-cropped, if nothing else is said), in RGB.
 
         Raises:
             ArtifactError: A picture that was readable at ingestion no longer is.
@@ -262,14 +270,30 @@ class Images:
         out = np.empty((len(rows), size, size, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
             try:
-                out[place] = pictures.pixels(self.read(int(row)), size=size, max_pixels=_NO_LIMIT)
+                out[place] = pictures.pixels(
+                    self.read(int(row)), size=size, max_pixels=_NO_LIMIT, square=square
+                )
             except pictures.PictureError as error:
-                raise ArtifactError(
-                    f"{self._path(self._shard_of[row])}: picture {self.sample_ids[row]} at byte "
-                    f"{self._offsets[row][0]} was readable when it was ingested and is now "
-                    f"refused ({error}); the shard has changed. Ingest the source again."
-                ) from error
+                raise self._changed(int(row), error) from error
         return out
+
+    def picture(self, row: int) -> Image:
+        """Decode a picture in its own shape, in RGB.
+
+        Raises:
+            ArtifactError: It was readable at ingestion and no longer is.
+        """
+        try:
+            return pictures.decode(self.read(int(row)), max_pixels=_NO_LIMIT)
+        except pictures.PictureError as error:
+            raise self._changed(int(row), error) from error
+
+    def _changed(self, row: int, error: Exception) -> ArtifactError:
+        return ArtifactError(
+            f"{self._path(self._shard_of[row])}: picture {self.sample_ids[row]} at byte "
+            f"{self._offsets[row][0]} was readable when it was ingested and is now "
+            f"refused ({error}); the shard has changed. Ingest the source again."
+        )
 
     def _path(self, shard: str) -> Path:
         """Find a shard: below the folder, or where the source's own tars lie."""

@@ -14,15 +14,20 @@ from launch import parts
 from launch.errors import ConfigError, InputError
 from launch.processes import device, set_threads, wait_for_everyone
 from launch.run import Run
-from recap import artifacts
+from recap import artifacts, teacher
 from recap.artifacts import CaptionRow, Images
-from recap.captioner.starting import note_start, size_of
+from recap.captioner.starting import size_of
+from recap.captioner_source import TAGGERS, Source, find_captioner, note_captioner
 from recap.captioners import Caption, open_captioner
-from recap.config import CaptionConfig
+from recap.config import CaptionConfig, DecodeConfig, TagsConfig, TeacherConfig, VlmConfig
 from recap.gates import Written, broken_rules_of_part
 from recap.quarantine import Finished, quarantine_of, store
-from recap.reading import pixel_groups
+from recap.tagger.net import read_saved_tags
+from recap.taggers import check_tags
 from recap.timing import Timing
+from recap.timm_tagger import read_timm
+from recap.vlm_inputs import try_inputs
+from recap.vlm_source import open_processor, refuse_unaskable, refuse_unloadable
 
 CODE = 3
 """Version of decoding and gates; raised whenever the same settings give other captions or flags, so
@@ -35,9 +40,10 @@ STORING = "gates and files"
 def caption(cfg: CaptionConfig, run: Run) -> None:
     """Caption every picture of the chosen splits."""
     run.input("images", cfg.images, artifact=artifacts.IMAGES)
-    note_start(run, "captioner", cfg.captioner)
+    source = find_captioner(cfg.captioner)
+    refuse_unfit(cfg, source)
+    note_captioner(run, source)
     images = artifacts.open_images(cfg.images)
-    refuse_no_room(cfg)
     rows_of = rows_by_part(images, cfg.splits)
     num_pictures = sum(len(rows) for rows in rows_of.values())
     if not num_pictures:
@@ -45,21 +51,30 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
             f"{cfg.images}: no picture is in splits {', '.join(cfg.splits) or '(none)'}; it has "
             f"{', '.join(sorted(set(images.split)))}."
         )
-    if not run.start(
-        {
-            "kind": cfg.kind,
-            "pictures": num_pictures,
-            "parts": len(rows_of),
-            "decoding": cfg.decode.method,
-            "computing": f"on {device().type} in {cfg.precision}",
-        },
-        recipe={"device": device().type, "code": CODE},
-    ):
+    plan: dict[str, object] = {
+        "kind": cfg.kind,
+        "pictures": num_pictures,
+        "parts": len(rows_of),
+        "written by": plan_words(cfg, source),
+    }
+    if source.family == "endpoint":
+        asked = as_teacher(cfg)
+        plan |= teacher.plan_of(asked, kinds=[cfg.kind], num_pictures=num_pictures)
+        if run.start(plan, recipe={"code": CODE}):
+            from_endpoint(asked, run, kind=cfg.kind, images=images, rows_of=rows_of)
+        return
+    plan["computing"] = f"on {device().type} in {cfg.precision}"
+    if not run.start(plan, recipe={"device": device().type, "code": CODE}):
         return
 
     set_threads(cfg.threads)
     captioner = open_captioner(
-        cfg.captioner, batch_size=cfg.batch_size, device=device(), precision=cfg.precision
+        cfg.captioner,
+        batch_size=cfg.batch_size,
+        device=device(),
+        precision=cfg.precision,
+        tags=cfg.tags,
+        vlm=cfg.vlm,
     )
     names, finished, timing = list(rows_of), Finished(run.out, cfg.gates), Timing()
     with run.progress(num_pictures, label=f"caption {cfg.kind}") as progress:
@@ -67,13 +82,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         progress.resume(num_pictures - sum(len(rows_of[name]) for name in left))
         for name in parts.take(run.out, names):
             rows = rows_of[name]
-            groups = pixel_groups(
-                images,
-                rows,
-                image_size=captioner.image_size,
-                group_size=captioner.group_size,
-                num_workers=cfg.num_workers,
-            )
+            groups = captioner.read(images, rows, num_workers=cfg.num_workers)
             groups = timing.waiting("waiting for pictures", progress.waiting(groups))
             written = {}
             with timing.span("writing words"):
@@ -100,6 +109,96 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         parts=[path for name in names for path in (run.out / name, quarantine_of(run.out, name))],
         recipe={"gated_by_rule": dict(sorted(finished.rules.items()))},
     )
+
+
+def as_teacher(cfg: CaptionConfig) -> TeacherConfig:
+    """Return who is asked for captions, and how, in the words of `recap.teacher`."""
+    assert cfg.endpoint is not None
+    assert cfg.vlm.instruction is not None
+    size = {} if cfg.vlm.picture_px is None else {"picture_px": cfg.vlm.picture_px}
+    return TeacherConfig(
+        endpoint=cfg.endpoint,
+        instruction=cfg.vlm.instruction,
+        ledger=cfg.vlm.ledger,
+        gates=cfg.gates,
+        **size,
+    )
+
+
+def from_endpoint(
+    asked: TeacherConfig,
+    run: Run,
+    *,
+    kind: str,
+    images: Images,
+    rows_of: Mapping[str, Int64[np.ndarray, "N"]],
+) -> None:
+    """Write what a model behind an endpoint says; what breaks a rule is quarantined."""
+    found = teacher.write_parts(asked, run, kinds=[kind], images=images, shards=rows_of)
+    run.finish(
+        artifact=artifacts.CAPTIONS,
+        version=artifacts.VERSION,
+        counts={"rows_in": sum(map(len, rows_of.values())), "rows_out": found.rows_out},
+        rejected={"gated": found.gated},
+        parts=[path for name in rows_of for path in (run.out / name, quarantine_of(run.out, name))],
+        recipe={"gated_by_rule": found.by_rule},
+    )
+
+
+def plan_words(cfg: CaptionConfig, source: Source) -> str:
+    """Say in a plan's words who writes, and how."""
+    if source.family in TAGGERS:
+        return "a tagger, by the confidence of each tag"
+    if source.family == "endpoint":
+        return f"a model behind an endpoint, told: {cfg.vlm.instruction}"
+    told = f", told: {cfg.vlm.instruction}" if cfg.vlm.instruction else ""
+    what = source.config.get("model_type", source.family)
+    return f"{what}, {cfg.decode.method}{told}"
+
+
+def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
+    """Refuse what cannot be loaded or does not fit together, before anything is begun.
+
+    Raises:
+        ArtifactError: The captioner's folder lacks something.
+        ConfigError: Settings ask for what this family does not do, or has no room for.
+    """
+    if source.family not in TAGGERS and cfg.tags != TagsConfig():
+        raise ConfigError(
+            f"tags: {cfg.captioner} is no tagger and writes sentences; leave these settings out"
+        )
+    if source.family not in {"transformers", "endpoint"} and cfg.vlm != VlmConfig():
+        raise ConfigError(
+            f"vlm: {cfg.captioner} takes no instruction; leave these settings out, or give a "
+            "transformers model"
+        )
+    if source.family in {*TAGGERS, "endpoint"} and cfg.decode != DecodeConfig():
+        where = (
+            "tags has its thresholds" if source.family in TAGGERS else "endpoint its temperature"
+        )
+        raise ConfigError(
+            f"decode: chooses the words of captioners that write on this machine, and "
+            f"{cfg.captioner} does not; leave these settings out ({where})"
+        )
+    match source.family:
+        case "coca" | "open_clip":
+            refuse_no_room(cfg)
+        case "endpoint":
+            if cfg.vlm.instruction is None or cfg.vlm.keep_instruction:
+                raise ConfigError(
+                    "vlm.instruction: say what the model behind the endpoint is asked, for example "
+                    "'Describe the picture in one sentence.'; vlm.keep_instruction is not for it"
+                )
+        case "tagger":
+            check_tags(read_saved_tags(source.spec), cfg.tags)
+        case "timm":
+            check_tags(read_timm(source.folder, source.config).tags, cfg.tags)
+        case "transformers":
+            refuse_unloadable(source.folder, source.config)
+            processor = open_processor(source.folder)
+            found = (source.folder, source.config, processor)
+            refuse_unaskable(*found, vlm=cfg.vlm, decode=cfg.decode)
+            try_inputs(*found, vlm=cfg.vlm, decode=cfg.decode)
 
 
 def refuse_no_room(cfg: CaptionConfig) -> None:

@@ -1,62 +1,55 @@
 """Everything that can caption, behind one small interface.
 
-`recap.caption` knows batches of pictures and the captions written for them; what writes them is
-named by the folder it was trained into.
+`recap.caption` knows groups of pictures and the captions written for them; what writes them is
+named by its folder (`recap.captioner_source`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from launch.errors import ConfigError
+from recap.artifacts import Images
 from recap.captioner.coca import CoCa
 from recap.captioner.decode import Decoder, Group, group_size
 from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import CaptionTokenizer
-from recap.config import DecodeConfig
-from recap.reading import PixelGroup
+from recap.captioner_source import find_captioner
+from recap.config import DecodeConfig, TagsConfig, VlmConfig
+from recap.reading import PixelGroup, pixel_groups
+from recap.taggers import open_tagger
 from recap.timing import Timing
+from recap.timm_tagger import open_timm
+from recap.vlm import open_vlm
+from recap.written import Caption
+
+__all__ = ["Caption", "Captioner", "CoCaCaptioner", "open_captioner"]
 
 LOOKING = "looking at pictures"
 """Name of the span that encodes pictures."""
-
-
-class Caption(NamedTuple):
-    """One text written for one picture."""
-
-    text: str
-    num_tokens: int
-    """Text tokens of its writer, without start and end."""
-
-    stop_reason: Literal["end", "length"]
-    mean_logprob: float | None
-    """Mean log-probability per token in nats; None where the writer does not tell."""
 
 
 @runtime_checkable
 class Captioner(Protocol):
     """Writes captions for groups of pictures."""
 
-    @property
-    def image_size(self) -> int:
-        """Pixels a side of the pictures it looks at."""
-
-    @property
-    def group_size(self) -> int:
-        """Pictures that it takes together."""
+    def read(self, images: Images, rows: Int64[np.ndarray, " N"], *, num_workers: int) -> Any:
+        """Yield pictures in groups, as `write` takes them, read ahead by threads."""
 
     def write(
-        self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, timing: Timing
+        self, groups: Iterable[Any], *, config: DecodeConfig, seed: int, timing: Timing
     ) -> Iterator[tuple[str, Caption]]:
         """Yield sample_id and caption of every picture, in the order in which they finish.
 
         Args:
-            groups: Pictures, `group_size` together.
+            groups: Pictures as `read` gives them.
             config: How tokens are chosen.
             seed: Seed of sampling.
             timing: Counts what time is spent looking at pictures.
@@ -89,6 +82,18 @@ class CoCaCaptioner:
     def group_size(self) -> int:
         """Pictures that it takes together."""
         return group_size(self.batch_size)
+
+    def read(
+        self, images: Images, rows: Int64[np.ndarray, " N"], *, num_workers: int
+    ) -> Iterator[PixelGroup]:
+        """Yield pictures as the image tower sees them."""
+        return pixel_groups(
+            images,
+            rows,
+            image_size=self.image_size,
+            group_size=self.group_size,
+            num_workers=num_workers,
+        )
 
     def write(
         self, groups: Iterable[PixelGroup], *, config: DecodeConfig, seed: int, timing: Timing
@@ -135,16 +140,46 @@ def open_captioner(
     batch_size: int,
     device: torch.device,
     precision: Literal["float32", "bfloat16"] = "float32",
+    tags: TagsConfig | None = None,
+    vlm: VlmConfig | None = None,
 ) -> Captioner:
     """Return a captioner, ready to write captions.
 
     Args:
-        path: Captioner artifact, or public weights as `open_clip:NAME/TAG`.
+        path: What `recap.captioner_source` finds.
         batch_size: Pictures written about at once.
         device: Where it works.
-        precision: Of its weights and arithmetic; scores of tokens are compared in float32.
+        precision: Of its weights and arithmetic; scores of tokens are compared in float32. Taggers
+            work in float32.
+        tags: How the confidences of a tagger become a text.
+        vlm: What a transformers model is told.
     """
-    model, tokenizer = load_start(path)
-    return CoCaCaptioner(
-        model.to(device, getattr(torch, precision)), tokenizer, batch_size=batch_size
-    )
+    source = find_captioner(path)
+    match source.family:
+        case "coca" | "open_clip":
+            model, tokenizer = load_start(path)
+            return CoCaCaptioner(
+                model.to(device, getattr(torch, precision)), tokenizer, batch_size=batch_size
+            )
+        case "tagger":
+            return open_tagger(path, cfg=tags or TagsConfig(), batch_size=batch_size, device=device)
+        case "timm":
+            return open_timm(
+                source.folder,
+                source.config,
+                cfg=tags or TagsConfig(),
+                batch_size=batch_size,
+                device=device,
+            )
+        case "transformers":
+            return open_vlm(
+                source.folder,
+                vlm=vlm or VlmConfig(),
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+            )
+        case "endpoint":
+            raise ConfigError(
+                "an endpoint answers picture by picture, at its own pace: ask `recap.teacher`"
+            )

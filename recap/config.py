@@ -694,16 +694,95 @@ def refuse_odd_kind(kind: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TagsConfig:
+    """How a tagger's confidences become a text."""
+
+    threshold: float | None = None
+    """Confidence from which a tag is written; None takes the tagger's own, which `recap
+    fit-tagger` finds for each tag, and 0.35 where it has none."""
+
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """The same for categories that need another: `{character: 0.85}`."""
+
+    categories: list[str] | None = None
+    """Categories that are written; None writes all but `rating`."""
+
+    exclude: list[str] = field(default_factory=list)
+    """Tags that are never written, as the tag list or the text spells them."""
+
+    spaces: bool = True
+    """Write blanks for underscores, but not in faces such as ^_^."""
+
+    separator: str = ", "
+    """Stands between two tags; they are ordered by confidence."""
+
+    min_tags: int = 0
+    """Tags written at least: where too few are confident, those nearest to their thresholds."""
+
+    max_tags: int | None = None
+    """Tags written at most; None writes all."""
+
+    fit: Literal["crop", "pad"] = "crop"
+    """How a picture becomes square: its middle, or white beside it, as WD taggers expect."""
+
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the colours; WD taggers expect bgr."""
+
+    def __post_init__(self) -> None:
+        for name, value in {"threshold": self.threshold, **self.thresholds}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"tags: the threshold {name} must lie in [0, 1], got {value:g}")
+        if self.min_tags < 0 or (self.max_tags is not None and self.max_tags < self.min_tags):
+            raise ConfigError(
+                f"tags.min_tags must be at least 0 and at most max_tags, got {self.min_tags} and "
+                f"{self.max_tags}"
+            )
+        if self.max_tags is not None:
+            require_positive(self, "max_tags")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmConfig:
+    """What a vision-language model is told, and how it sees a picture."""
+
+    instruction: str | None = None
+    """What a model with a chat template is asked. Others go on with it as the beginning of their
+    text, or begin with nothing where it is None."""
+
+    keep_instruction: bool = False
+    """Write the instruction before the text, as the beginning of a caption that it is."""
+
+    picture_px: int | None = None
+    """Longer side of a picture that the model's own processor gets, at most; None gives pictures
+    as they are stored, and 512 px to an endpoint."""
+
+    ledger: Path | None = None
+    """File that keeps every answer of an endpoint; several runs may share one. None is
+    `ledger.jsonl` in the run folder."""
+
+    def __post_init__(self) -> None:
+        if self.instruction is not None and not self.instruction.strip():
+            raise ConfigError("vlm.instruction is empty; leave it out to begin with nothing")
+        if self.keep_instruction and self.instruction is None:
+            raise ConfigError("vlm.keep_instruction needs vlm.instruction")
+        if self.picture_px is not None:
+            require_positive(self, "picture_px")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
     """Caption every picture of an images artifact with one captioner."""
 
     NOT_IN_RECIPE: ClassVar = frozenset({"num_workers"})
+    SINCE_LATER: ClassVar = frozenset({"tags", "vlm", "endpoint"})
 
     images: Path
     """Images artifact."""
 
     captioner: Path
-    """Captioner artifact, or public weights as `open_clip:NAME/TAG` or `open_clip:NAME@FILE`."""
+    """Captioner or tagger artifact; public weights as `open_clip:NAME/TAG` or
+    `open_clip:NAME@FILE`; a folder or hub id of a transformers model or a timm tagger; or
+    `endpoint`, the server that `endpoint` describes."""
 
     kind: str
     """Kind that the captions are stored under."""
@@ -718,6 +797,15 @@ class CaptionConfig:
 
     gates: GateConfig = field(default_factory=GateConfig)
     """Rules for a bad caption."""
+
+    tags: TagsConfig = field(default_factory=TagsConfig)
+    """How the confidences of a tagger become a text; a captioner has no use for it."""
+
+    vlm: VlmConfig = field(default_factory=VlmConfig)
+    """What a transformers model or an endpoint is told; a captioner of ours has no use for it."""
+
+    endpoint: EndpointConfig | None = None
+    """The chat server that writes, for `captioner=endpoint` alone."""
 
     batch_size: int = 256
     """Pictures written about at once; a multiple of 8, part of the recipe."""
@@ -738,6 +826,126 @@ class CaptionConfig:
         require_multiple_of_8(self, "batch_size")
         require_positive(self, "num_workers", "threads")
         refuse_odd_kind(self.kind)
+        if (self.endpoint is not None) != (str(self.captioner) == "endpoint"):
+            raise ConfigError(
+                "endpoint describes the captioner `endpoint`, which needs endpoint.model; "
+                f"captioner is {self.captioner}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggerSizeConfig:
+    """Size of a tagger fitted from scratch."""
+
+    image_size: int = 32
+    """Pixels a side that it sees."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
+    """Channels of each level; every level halves the side."""
+
+    width: int = 256
+    """Features from which every tag is read."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "image_size", "width")
+        if not self.channels or min(self.channels) < 8 or any(c % 8 for c in self.channels):
+            raise ConfigError(f"model.channels must be multiples of 8, got {self.channels}")
+        if self.image_size % 2 ** len(self.channels):
+            raise ConfigError(
+                f"model.image_size must be a multiple of {2 ** len(self.channels)} for "
+                f"{len(self.channels)} levels, got {self.image_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitTaggerConfig:
+    """Fit a small tagger on the words of annotated pictures."""
+
+    NOT_IN_RECIPE: ClassVar = frozenset({"checkpoint_samples", "log_samples"})
+
+    images: Path
+    """Images artifact; only annotated pictures of its training split are read."""
+
+    captions: list[Path]
+    """Captions artifacts with the annotated texts."""
+
+    kinds: list[str]
+    """Kinds whose words become tags; a picture's tags are the words of all of them."""
+
+    phrase_words: int = 1
+    """Words of the longest tag; 2 makes tags such as `red circle` of neighbours, too."""
+
+    min_share: float = 0.005
+    """Share of the pictures whose texts must have a word before it is a tag."""
+
+    max_share: float = 0.95
+    """Words in the texts of more pictures than this say nothing and are no tags."""
+
+    max_tags: int = 512
+    """Most tags, the frequent ones first."""
+
+    held_out_pictures: int = 2000
+    """Annotated pictures kept out of the fit, at most a quarter: one half chooses thresholds, the
+    other measures."""
+
+    min_f1: float = 0.6
+    """Tags with less than this on the half that chooses are dropped."""
+
+    min_gain: float = 0.05
+    """How much better in F1 a tag must be than saying it of every picture."""
+
+    model: TaggerSizeConfig = field(default_factory=TaggerSizeConfig)
+    """Size of the network."""
+
+    samples: int
+    """Pictures seen in training."""
+
+    batch_size: int = 64
+    """Pictures per step, a multiple of 8."""
+
+    lr: float = 2e-3
+    """Peak learning rate."""
+
+    warmup_samples: int = 2560
+    """Pictures over which the rate rises from zero (at most a quarter of all); afterwards it falls
+    as a cosine."""
+
+    weight_decay: float = 0.05
+    """AdamW weight decay of matrices."""
+
+    ema_decay: float = 0.99
+    """Share of the old weight average kept at each step; less in the first steps."""
+
+    checkpoint_samples: int = 12_800
+    """Pictures between exact checkpoints."""
+
+    log_samples: int = 2560
+    """Pictures between log lines."""
+
+    seed: int = 0
+    """Seed of initial weights, of the order, and of which pictures are held out."""
+
+    threads: int = 1
+    """CPU threads; part of the recipe because arithmetic depends on it."""
+
+    def __post_init__(self) -> None:
+        require_multiple_of_8(self, "batch_size")
+        require_positive(
+            self, "phrase_words", "max_tags", "samples", "checkpoint_samples", "log_samples",
+            "threads",
+        )  # fmt: skip
+        require_share(self, "min_share", "max_share", "min_f1", "min_gain")
+        if self.held_out_pictures < 16:
+            raise ConfigError(
+                f"held_out_pictures must be at least 16, got {self.held_out_pictures}"
+            )
+        if not self.captions or not self.kinds:
+            raise ConfigError(
+                "captions and kinds: name at least one captions artifact with annotated texts and "
+                f"one kind of it, got {len(self.captions)} and {self.kinds}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

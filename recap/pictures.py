@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -123,6 +123,39 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
+class Square(NamedTuple):
+    """How a picture becomes square."""
+
+    fit: Literal["crop", "pad"]
+    """Its middle, or white beside it."""
+
+    share: float
+    """Share of the shorter side that a crop keeps."""
+
+
+MIDDLE: Final = Square(fit="crop", share=1.0)
+"""The largest square in the middle."""
+
+
+def made_square(picture: Image.Image, square: Square, *, size: int) -> Image.Image:
+    """Make a picture square, `size` pixels a side."""
+    if square.fit == "pad":
+        return pad_white(picture, size=size)
+    if square.share != 1.0:
+        side = max(1, round(min(picture.size) * square.share))
+        left, top = ((length - side) // 2 for length in picture.size)
+        picture = picture.crop((left, top, left + side, top + side))
+    return centre_crop(picture, size=size)
+
+
+def pad_white(picture: Image.Image, *, size: int) -> Image.Image:
+    """Put white beside a picture until it is square, and resize it to `size` pixels a side."""
+    side = max(picture.size)
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(picture, tuple((side - length) // 2 for length in picture.size))
+    return centre_crop(canvas, size=size)
+
+
 def centre_crop(picture: Image.Image, *, size: int) -> Image.Image:
     """Cut the middle square out of a picture and resize it to `size` pixels a side."""
     width, height = picture.size
@@ -136,9 +169,13 @@ def centre_crop(picture: Image.Image, *, size: int) -> Image.Image:
 
 
 def pixels(
-    data: bytes | memoryview, *, size: int, max_pixels: int = MAX_PIXELS
+    data: bytes | memoryview,
+    *,
+    size: int,
+    max_pixels: int = MAX_PIXELS,
+    square: Square = MIDDLE,
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Decode a picture to a centre-cropped square.
+    """Decode a picture to a square, its middle if nothing else is said.
 
     A JPEG more than twice as large is decoded at a half, quarter or eighth of its scale.
 
@@ -147,8 +184,9 @@ def pixels(
     """
     picture = _open(data, max_pixels=max_pixels)
     if picture.format == "JPEG":
-        picture.draft("RGB", (2 * size, 2 * size))
-    return np.asarray(centre_crop(_to_rgb(_loaded(picture)), size=size))
+        wanted = round(2 * size / square.share)
+        picture.draft("RGB", (wanted, wanted))
+    return np.asarray(made_square(_to_rgb(_loaded(picture)), square, size=size))
 
 
 def shrink(data: bytes, *, longest_px: int) -> bytes:

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from launch.parts import pending
 from launch.run import Run
 from recap.artifacts import CaptionRow, Images
-from recap.config import AnnotateConfig, TeacherConfig
+from recap.config import GateConfig, TeacherConfig
 from recap.endpoint import Answer, Expected, Request, ask_all, expect
 from recap.gates import Written, broken_rules_of_part
 from recap.pictures import shrink
@@ -25,8 +25,10 @@ from recap.quarantine import Finished, store
 
 LEDGER: Final = "ledger.jsonl"
 """The answers, in the run folder; in no digest, since they stand in the order of their coming."""
-USUAL_TOKENS: Final = {"ssc": 30, "dsc": 130}
-"""Tokens of a usual caption of each kind, for the estimate of a plan alone."""
+USUAL_TOKENS: Final = {"ssc": 30}
+"""Tokens of a usual caption of a kind, for the estimate of a plan alone."""
+MANY_TOKENS: Final = 130
+"""The same of any other kind: a description, or a list of tags."""
 
 
 def expected(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> Expected:
@@ -36,7 +38,7 @@ def expected(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> 
         num=num_pictures,
         num_bytes=len(cfg.instruction.encode()) + len(repr(schema_of(kinds))),
         has_pictures=True,
-        output_tokens=sum(USUAL_TOKENS[kind] for kind in kinds),
+        output_tokens=sum(USUAL_TOKENS.get(kind, MANY_TOKENS) for kind in kinds),
     )
 
 
@@ -72,29 +74,30 @@ class Counts(NamedTuple):
 
 
 def write_parts(
-    cfg: AnnotateConfig,
+    vlm: TeacherConfig,
     run: Run,
     *,
+    kinds: Sequence[str],
     images: Images,
     shards: Mapping[str, Int64[np.ndarray, "_"]],
 ) -> Counts:
     """Ask for the captions of every picture, and write the parts that are not there.
 
     Args:
-        cfg: Settings with `vlm`.
+        vlm: Who is asked, and how.
         run: The run folder.
+        kinds: Kinds of caption that each answer has.
         images: Opened images.
         shards: Rows of each part by its name.
     """
-    assert cfg.vlm is not None
-    vlm, names = cfg.vlm, list(shards)
+    names = list(shards)
     finished = Finished(run.out, vlm.gates)
     left = {name: len(shards[name]) for name in pending(run.out, names)}
     part_of = {images.sample_ids[row]: name for name in left for row in shards[name]}
     answers: dict[str, dict[str, Answer]] = {name: {} for name in left}
 
     def requests() -> Iterator[Request]:
-        form = schema_of(cfg.kinds)
+        form = schema_of(kinds)
         for name in left:
             for row in shards[name]:
                 yield Request(
@@ -104,7 +107,7 @@ def write_parts(
                     schema=form,
                 )
 
-    with run.progress(sum(map(len, shards.values())), label="annotate") as progress:
+    with run.progress(sum(map(len, shards.values())), label=run.name) as progress:
         progress.resume(sum(map(len, shards.values())) - sum(left.values()))
 
         def keep(answer: Answer) -> None:
@@ -114,7 +117,7 @@ def write_parts(
             if len(answers[name]) == left[name]:
                 found = answers.pop(name)
                 in_order = [found[images.sample_ids[row]] for row in shards[name]]
-                store(run.out, name, captions_of(in_order, cfg=cfg))
+                store(run.out, name, captions_of(in_order, kinds=kinds, limits=vlm.gates))
                 finished.look(names)
 
         # Empty shards have nobody to wait for.
@@ -147,19 +150,21 @@ def write_parts(
     )
 
 
-def captions_of(answers: Sequence[Answer], *, cfg: AnnotateConfig) -> list[CaptionRow]:
+def captions_of(
+    answers: Sequence[Answer], *, kinds: Sequence[str], limits: GateConfig
+) -> list[CaptionRow]:
     """Return the captions of a part as they are stored, with the rules that each breaks as flags.
 
     Args:
         answers: One for each picture of the part.
-        cfg: Holds the kinds and the limits of the rules.
+        kinds: Kinds that each answer should have.
+        limits: Of the rules.
     """
-    assert cfg.vlm is not None
     rows = []
     good = [answer for answer in answers if answer.value is not None]
-    for kind in cfg.kinds:
+    for kind in kinds:
         texts = [" ".join(str((answer.value or {})[kind]).split()) for answer in good]
-        flags = broken_rules_of_part([Written(text, "end") for text in texts], limits=cfg.vlm.gates)
+        flags = broken_rules_of_part([Written(text, "end") for text in texts], limits=limits)
         written = {
             answer.key: CaptionRow(
                 sample_id=answer.key, kind=kind, text=text, stop_reason="end", flags=tuple(broken)

@@ -256,7 +256,11 @@ class TrainConfig:
     drawn for each picture and epoch. Arms of a study share them."""
 
     text_states: list[Path]
-    """Text states artifacts that together cover every caption used."""
+    """Text states artifacts that, with `further_text_states`, cover every caption used. Where the
+    denoiser starts from depends on them, so arms of a study share them."""
+
+    further_text_states: list[Path] = field(default_factory=list)
+    """Text states of captions that other arms of the study do not have."""
 
     arm: str
     """Name of the arm; cannot change a number."""

@@ -114,7 +114,14 @@ def absent_inputs(cfg: TrainConfig) -> list[Path]:
     return [
         folder
         for folder in (
-            *(cfg.images, *cfg.captions, cfg.latents, *cfg.augmented_latents, *cfg.text_states),
+            *(
+                cfg.images,
+                *cfg.captions,
+                cfg.latents,
+                *cfg.augmented_latents,
+                *cfg.text_states,
+                *cfg.further_text_states,
+            ),
             *([] if cfg.prompts is None else [cfg.prompts]),
         )
         if not is_complete(folder)

@@ -50,8 +50,12 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
         run.input("text_states", folder, artifact=TEXT_STATES, version=VERSIONS[TEXT_STATES])
         for folder in cfg.text_states
     ]
+    further = [
+        run.input("further_text_states", path, artifact=TEXT_STATES, version=VERSIONS[TEXT_STATES])
+        for path in cfg.further_text_states
+    ]
     refuse_other_autoencoder(cached, augmented)
-    for manifest in (*captions, cached, *augmented, *states):
+    for manifest in (*captions, cached, *augmented, *states, *further):
         was = next((i.digest for i in manifest.inputs if i.role == "images"), images.digest)
         if was != images.digest:
             raise ArtifactError(
@@ -62,7 +66,7 @@ def open_inputs(cfg: TrainConfig, run: Run) -> tuple[TrainingSet, Autoencoder, T
         images=open_images(cfg.images),
         captions=[open_captions(folder) for folder in cfg.captions],
         latents=[open_latents(folder) for folder in (cfg.latents, *cfg.augmented_latents)],
-        text=open_text_caches(cfg.text_states),
+        text=open_text_caches([*cfg.text_states, *cfg.further_text_states]),
         caption_mix=cfg.caption_mix,
         required_kinds=cfg.required_kinds,
         fallback=cfg.fallback,

@@ -41,6 +41,7 @@ from t2i.folder import LEDGER, model_files, save_model, save_weights
 from t2i.inputs import open_inputs, some_states
 from t2i.ledger import TENSOR_INTERVAL, Ledger, hash_tensors, row_of
 from t2i.objective import Corrupted, corrupt, sample_loss
+from t2i.text_caches import open_text_caches
 from t2i.validation import Validation, open_held_out, validation_steps
 
 ADAM_BETAS = (0.9, 0.99)
@@ -104,7 +105,8 @@ def train(cfg: TrainConfig, run: Run) -> None:
     )
     if data.text.holds_tokens:
         text_encoder.to(accelerator.device)
-    whiten_text(denoiser, some_states(data.text, text_encoder))
+    # Not of what this arm alone reads: arms start alike.
+    whiten_text(denoiser, some_states(open_text_caches(cfg.text_states), text_encoder))
     # Channels last is quicker on CPUs and GPUs; the weights that are saved do not show it.
     denoiser.to(accelerator.device, memory_format=torch.channels_last)
     adamw = torch.optim.AdamW(

@@ -354,8 +354,10 @@ def test_the_study_of_rewritten_prompts_has_every_model_and_judge_of_the_first_e
     studies = (load_tree([f"studies/{name}.yaml"], []) for name in (FIRST, "upsampling"))
     first, rewritten = (folders(make_plan(tree, store=STORE)) for tree in studies)
     changed = {name.split("[")[0] for name in first if rewritten[name] != first[name]}
-    assert changed == {"sample", "score", "distribution", "report"}
-    assert set(rewritten) - set(first) == {"rewriter", "upsampled"}
+    # `measured` has the tags beside the captions of the first experiment.
+    assert changed == {"measured", "sample", "score", "distribution", "report"}
+    added = {"rewriter", "upsampled", "tagger", "tags_captions", "tags_states"}
+    assert set(rewritten) - set(first) == added | {"train[tags,0]", "sample[tags,0]"}
 
 
 def test_a_run_reads_the_one_of_its_own_loop_values_of_a_step_that_repeats_over_fewer() -> None:
@@ -377,3 +379,29 @@ def test_a_loop_value_may_stand_inside_a_text_and_other_brackets_stay() -> None:
     made = plan({"a": step(foreach=["size", "start"], **settings)}, start=[0], size=[{"n": 10}])
     found = given_settings(named(made, "a[10,0]"))
     assert found == {"kind": "n10_0", "text": "<b>bold</b> <other>"}
+
+
+def test_a_setting_of_one_arm_alone_leaves_the_folders_of_the_others() -> None:
+    train = step(foreach=["arm"], mix="<arm.caption_mix>", captions=["<first>"])
+    steps = {"first": step(name="first"), "second": step(name="second"), "train": train}
+    two = plan(steps, arms=arms(2))
+    own = {"a2": {"captions": ["<first>", "<second>"]}}
+    three = plan({**steps, "train": {**train, "per_arm": own}}, arms=arms(3))
+    assert all(folders(three)[name] == folder for name, folder in folders(two).items())
+    assert named(three, "train[a2]").reads == sorted(
+        [folders(two)["first"], folders(two)["second"]]
+    )
+    assert named(three, "train[a1]").reads == [folders(two)["first"]]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"a0": {"lr": 1}}, "per_arm.a0.lr: arms of a study may differ in where their captions"),
+        ({"a7": {"captions": []}}, "per_arm.a7: expected one of a0, a1"),
+    ],
+)
+def test_an_arm_has_nothing_of_its_own_but_where_its_captions_lie(own: Tree, said: str) -> None:
+    train = {**step(foreach=["arm"], mix="<arm.caption_mix>"), "per_arm": own}
+    with pytest.raises(ConfigError, match=said):
+        plan({"train": train}, arms=arms(2))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recap.artifacts import Images
+from recap.pictures import Square
 from recap.reading import PixelGroup, pixel_groups
 
 IDS = [f"{n:032x}" for n in range(64)]
@@ -20,7 +21,7 @@ IDS = [f"{n:032x}" for n in range(64)]
 def few_pictures() -> Images:
     """Give pictures whose every value is their row number; the last cannot be read."""
 
-    def pixels(rows: Sequence[int], *, size: int) -> np.ndarray:
+    def pixels(rows: Sequence[int], *, size: int, square: Square) -> np.ndarray:
         if 63 in list(rows):
             raise OSError("the disk is gone")
         return np.stack([np.full((size, size, 3), row, np.uint8) for row in rows])
