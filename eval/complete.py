@@ -94,7 +94,7 @@ def refuse_unpaired(
         if model in seen:
             raise ArtifactError(
                 f"{folder}: holds arm {model[0]!r}, seed {model[1]}, as {seen[model]} does; "
-                "each model is scored once"
+                "give each model once"
             )
         seen[model] = folder
         if pictures != drawn[0]:

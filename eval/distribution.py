@@ -38,9 +38,10 @@ from eval.distribution_sets import (
 )
 from eval.distribution_summary import summary_text
 from eval.jackknife import assign_groups
-from launch.errors import InputError
+from eval.kept_features import made_by
+from launch.errors import ArtifactError, InputError
 from launch.manifest import canonical_json, digest_bytes, digest_file, write_bytes
-from launch.processes import set_threads
+from launch.processes import device, set_threads
 from launch.run import Run
 from recap.artifacts import IMAGES
 from t2i.artifacts import GENERATIONS, PROMPTS, open_prompts
@@ -87,7 +88,8 @@ def distribution(cfg: DistributionConfig, run: Run) -> None:
     }
     # Other networks than the judge's are slower by what only a user's machine knows.
     minutes = None if cfg.judge is None else num_pictures / 1500 / 60
-    if not run.start(plan, minutes=minutes, gib=num_pictures * 8192 / 2**30):
+    recipe = {"device": device().type}
+    if not run.start(plan, recipe=recipe, minutes=minutes, gib=num_pictures * 8192 / 2**30):
         return
     set_threads(cfg.threads)
 
@@ -101,7 +103,7 @@ def distribution(cfg: DistributionConfig, run: Run) -> None:
     found = measure(
         generated,
         reference,
-        features=[_read_features(run.out / file) for file in files],
+        read=lambda number: _read_features(run.out / files[number]),
         groups=groups,
         with_cmmd=cfg.inception_weights is None,
     )
@@ -180,7 +182,8 @@ def _describe(cfg: DistributionConfig, model: FeatureModel) -> dict[str, Any]:
 
 def _file_of(pictures: PictureSet, scorer: Mapping[str, Any], *, cfg: DistributionConfig) -> str:
     """Name a file of features after everything that its bytes depend on."""
-    what = [pictures.source, scorer["features"], cfg.batch_size, cfg.threads]
+    made = [*made_by(), device().type]
+    what = [pictures.source, scorer["features"], cfg.batch_size, cfg.threads, made]
     return f"features/{digest_bytes(canonical_json(what))}.safetensors"
 
 
@@ -201,8 +204,16 @@ def _make_features(
     if cfg.features is not None:
         earlier = open_distribution(cfg.features).manifest
         name = f"features/{path.name}"
-        if name in {part.name for part in earlier.parts}:
-            write_bytes(path, (earlier.folder / name).read_bytes())
+        digests = {part.name: part.digest for part in earlier.parts}
+        if name in digests:
+            data = (earlier.folder / name).read_bytes()
+            if digest_bytes(data) != digests[name]:
+                raise ArtifactError(
+                    f"{earlier.folder / name}: is not the file that its manifest names; expected "
+                    f"digest {digests[name]}, found {digest_bytes(data)}. Leave features= out, or "
+                    "give a folder that is whole."
+                )
+            write_bytes(path, data)
             advance(len(pictures))
             return
     blocks = []

@@ -6,7 +6,7 @@ N pictures of one set, D feature width
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ def measure(
     generated: Sequence[PictureSet],
     reference: PictureSet,
     *,
-    features: Sequence[Float32[np.ndarray, "_ D"]],
+    read: Callable[[int], Float32[np.ndarray, "_ D"]],
     groups: Mapping[str, int],
     with_cmmd: bool,
 ) -> Found:
@@ -40,7 +40,8 @@ def measure(
     Args:
         generated: Sets of generated pictures.
         reference: The reference.
-        features: Features of each generated set, then of the reference.
+        read: Gives the features of a generated set by its number, and of the reference after the
+            last; those of one model at a time are in memory.
         groups: Group of each prompt cluster and reference picture.
         with_cmmd: Whether the features are CLIP's.
     """
@@ -55,12 +56,12 @@ def measure(
         )
 
     found = Found()
-    real = feature_set(reference, features[-1])
+    real = feature_set(reference, read(len(generated)))
     real_sums = mmd.kernel_sums(real, real, num_groups=num_groups) if with_cmmd else None
-    for pictures, of in zip(generated, features, strict=False):
+    for place, pictures in enumerate(generated):
         assert pictures.arm is not None
         assert pictures.model_seed is not None
-        whole = feature_set(pictures, of)
+        whole = feature_set(pictures, read(place))
         for style in drawn_styles([pictures]):
             chosen = mmd.FeatureSet(*(column[pictures.of_style(style)] for column in whole))
             key = (pictures.arm, pictures.model_seed, style)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from eval.complete import check_complete
+from eval.complete import check_complete, refuse_unpaired
 from eval.config import DistributionConfig
 from launch.errors import ArtifactError, ConfigError, InputError
 from recap.artifacts import open_images
@@ -67,17 +67,12 @@ def generated_sets(cfg: DistributionConfig, prompts: Prompts) -> list[PictureSet
     sets, drawn = [], []
     for folder in cfg.generations:
         found, keys = _generated(folder, prompts=prompts, cfg=cfg)
-        for before, name in zip(sets, cfg.generations, strict=False):
-            if (before.arm, before.model_seed) == (found.arm, found.model_seed):
-                raise ArtifactError(
-                    f"{folder}: holds arm {found.arm!r}, seed {found.model_seed}, as {name} does; "
-                    "give each model once"
-                )
         sets.append(found)
         drawn.append(keys)
-    for keys, folder in zip(drawn[1:], cfg.generations[1:], strict=True):
-        _refuse_unpaired(drawn[0], keys, folders=(cfg.generations[0], folder))
+    models = [(str(found.arm), int(found.model_seed or 0)) for found in sets]
+    refuse_unpaired(models, drawn, folders=cfg.generations)
     _refuse_other_seeds(sets)
+    _refuse_other_sides(sets, cfg.generations)
     return sets
 
 
@@ -128,20 +123,15 @@ def _generated(
     return found, set(keys)
 
 
-def _refuse_unpaired(
-    first: set[tuple[int, str, int]],
-    other: set[tuple[int, str, int]],
-    *,
-    folders: tuple[Path, Path],
-) -> None:
-    """Refuse two models of which one has a picture that the other lacks."""
-    for has, lacks, folder in ((first, other, folders[1]), (other, first, folders[0])):
-        for samples_seen, prompt_id, seed in sorted(has - lacks)[:1]:
+def _refuse_other_sides(sets: Sequence[PictureSet], folders: Sequence[Path]) -> None:
+    """Refuse pictures of two sizes: the reference has one, and a network sees the difference."""
+    sides = [pictures.pixels(np.array([0])).shape[1:3] for pictures in sets]
+    for side, folder in zip(sides, folders, strict=True):
+        if side != sides[0]:
             raise ArtifactError(
-                f"{folder}: lacks {len(has - lacks):,} of the pictures of "
-                f"{folders[0] if folder == folders[1] else folders[1]}, first that of prompt "
-                f"{prompt_id}, seed {seed}, after {samples_seen:,} samples; distances of sets of "
-                "different size cannot be compared. Sample both with the same settings."
+                f"{folder}: its pictures have {side[1]} x {side[0]} pixels, those of {folders[0]} "
+                f"{sides[0][1]} x {sides[0][0]}; distances of pictures of different size cannot be "
+                "compared. Sample both at one size."
             )
 
 

@@ -48,6 +48,11 @@ OF_PICTURES: Final = ("architecture", "weights", "preprocessing", "precision")
 OF_TEXTS: Final = ("architecture", "weights", "prefix", "context_length", "truncation", "precision")
 
 
+def made_by() -> list[str]:
+    """Return what computes a feature here: versions of packages, and the processor."""
+    return [*(version(name) for name in PACKAGES), torch.backends.cpu.get_cpu_capability()]
+
+
 @dataclass(frozen=True)
 class KeptFeatures:
     """A folder of features, or none at all, in which case nothing is found and nothing kept."""
@@ -85,8 +90,7 @@ class KeptFeatures:
         described = self.clip.describe()
         scorer: dict[str, Any] = {name: described[name] for name in names}
         of = digest_bytes(canonical_json(list(what)))
-        made_by = [*(version(name) for name in PACKAGES), torch.backends.cpu.get_cpu_capability()]
-        return canonical_json([FORM, of, scorer, self.batch_size, self.threads, made_by])
+        return canonical_json([FORM, of, scorer, self.batch_size, self.threads, made_by()])
 
     def _path(self, key: bytes) -> Path:
         assert self.folder is not None

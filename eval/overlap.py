@@ -24,10 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int64, UInt64
+from numpy.typing import NDArray
 
 from eval.artifacts import OVERLAP_SCHEMA
 from eval.intervals import wilson_interval
 from launch.errors import ConfigError
+from launch.identities import find, packed
 from recap.artifacts import Captions, Images
 from t2i.artifacts import Prompts
 
@@ -182,8 +184,14 @@ def overlap(
     """
     if not prompts:
         return OVERLAP_SCHEMA.empty_table()
-    splits = zip(images.sample_ids, images.split, strict=True)
-    training = {sample_id for sample_id, split in splits if split == "train"}
+    training = np.sort(
+        np.concatenate(
+            [
+                packed(block.filter(pc.equal(block["split"], "train"))["sample_id"])
+                for block in images.scan("sample_id", "split")
+            ]
+        )
+    )
     columns: dict[str, list[Any]] = {name: [] for name in OVERLAP_SCHEMA.names}
     rows = [(name_of(table), row) for table in prompts for row in table.rows]
     seen: dict[tuple[str, str], Prompts] = {}
@@ -218,19 +226,23 @@ def name_of(prompts: Prompts) -> str:
 
 
 def _training_texts(
-    kind: str, training: set[str], images: Images, captions: Sequence[Captions]
+    kind: str, training: NDArray[Any], images: Images, captions: Sequence[Captions]
 ) -> Iterator[str]:
+    """Give the texts of one kind that training pictures have, a block of them in memory at once.
+
+    Args:
+        kind: The kind.
+        training: Packed identities of the training pictures, sorted.
+        images: Pictures, with their alt texts.
+        captions: Captions of them.
+    """
     if kind == ALT:
-        for sample_id, text in zip(images.sample_ids, images.alt, strict=True):
-            if sample_id in training:
-                yield text
-    for artifact in captions:
-        for batch in artifact.table.to_batches(max_chunksize=_BLOCK):
-            of_kind = batch.filter(pc.equal(batch["kind"], kind))
-            pairs = zip(of_kind["sample_id"].to_pylist(), of_kind["text"].to_pylist(), strict=True)
-            for sample_id, text in pairs:
-                if sample_id in training:
-                    yield text
+        blocks = images.scan("sample_id", "alt")
+    else:
+        blocks = (block for artifact in captions for block in artifact.scan(kind))
+    for block in blocks:
+        is_training = find(packed(block["sample_id"]), among=training) >= 0
+        yield from block.column(1).filter(pa.array(is_training)).to_pylist()
 
 
 # --------------------------------------------------------------------------- shares

@@ -126,4 +126,7 @@ def _shown(row: Mapping[str, Any] | None) -> Value:
 
 def _features(found: Distribution) -> str:
     architecture = found.manifest.recipe["scorer"]["features"]["architecture"]
-    return architecture if isinstance(architecture, str) else "the judge's CLIP"
+    if isinstance(architecture, str):
+        return architecture
+    is_judge = any(i.role == "judge" for i in found.manifest.inputs)
+    return "the judge's CLIP" if is_judge else "a CLIP of your own"

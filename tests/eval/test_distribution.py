@@ -241,11 +241,34 @@ def test_arms_of_different_size_are_refused_by_name(
     fewer = make.generations(
         tmp_path / "fewer", small_world, prompts, arm="fewer", styles=STYLES, num_seeds=1
     )
-    with pytest.raises(ArtifactError, match="lacks 24 of the pictures") as raised:
+    with pytest.raises(ArtifactError, match="are not paired") as raised:
         measure(tmp_path / "out", generations=[generations[0], fewer], **settings)
     assert str(raised.value).startswith(str(fewer))
     with pytest.raises(ArtifactError, match="give each model once"):
         measure(tmp_path / "out", generations=[generations[0]] * 2, **settings)
+
+
+def test_pictures_of_another_resolution_are_refused_by_name(
+    small_world: Any, make: Any, prompts: Path, settings: dict[str, Any], generations: list[Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    large = replace(small_world, pixels=small_world.pixels.repeat(2, axis=1).repeat(2, axis=2))
+    other = make.generations(tmp_path / "o", large, prompts, arm="o", styles=STYLES, num_seeds=2)
+    with pytest.raises(
+        ArtifactError, match=r"its pictures have 64 x 64 pixels, those of .* 32 x 32"
+    ):
+        measure(tmp_path / "out", generations=[generations[0], other], **settings)
+
+
+def test_features_that_an_earlier_run_no_longer_has_whole_are_refused(
+    found: Distribution, settings: dict[str, Any], generations: list[Path], tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    shutil.copytree(found.manifest.folder, earlier)
+    for file in (earlier / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(ArtifactError, match="is not the file that its manifest names"):
+        measure(tmp_path / "out", features=earlier, generations=generations, **settings)
 
 
 def test_arms_without_a_training_seed_in_common_are_refused(
