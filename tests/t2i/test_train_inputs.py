@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from launch.errors import ArtifactError, ConfigError
+from launch.manifest import read_manifest
 from recap.artifacts import open_captions, open_images
 from t2i.artifacts import open_latents
 from t2i.cache import encode
@@ -84,6 +85,20 @@ def test_training_from_two_caches_is_training_from_one(made: Chain, tmp_path: Pa
     two = made.train(tmp_path / "two", text_states=caches, **settings)
     assert ledger(one) == ledger(two)
     np.testing.assert_allclose(losses(one), losses(two), atol=1e-3)
+
+
+def test_states_of_captions_that_other_arms_lack_do_not_move_where_a_denoiser_starts(
+    made: Chain, tmp_path: Path
+) -> None:
+    more = make_captions(tmp_path / "more", kinds={"tags": "box, {number}, {colour}"})
+    new = encode_texts(made, tmp_path / "new", captions=[more], beside=[made.text_states])
+    alone = made.train(tmp_path / "alone")
+    shared = made.train(tmp_path / "shared", further_text_states=[str(new)])
+    for found in (alone, shared):
+        assert len(losses(found)) == 6
+    assert losses(alone) == losses(shared)
+    roles = [given.role for given in read_manifest(shared).inputs]
+    assert roles.count("further_text_states") == 1
 
 
 def test_no_text_states_are_refused(made: Chain, tmp_path: Path) -> None:
