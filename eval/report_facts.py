@@ -112,7 +112,7 @@ def _share(interval: Interval) -> Value:
 
 
 def caption_lengths(captions: CaptionsReport) -> Table:
-    """Make the table of caption lengths, of un-annotated pictures where there are such."""
+    """Make the table of caption lengths, of un-annotated pictures; it says where there are none."""
     columns = {
         n: captions.lengths[n].to_numpy(zero_copy_only=False) for n in captions.lengths.schema.names
     }
@@ -120,18 +120,20 @@ def caption_lengths(captions: CaptionsReport) -> Table:
     for kind in dict.fromkeys(columns["kind"].tolist()):
         of_kind = columns["kind"] == kind
         held_out = of_kind & ~columns["annotated"].astype(bool)
-        words = columns["num_words"][held_out if held_out.any() else of_kind]
+        is_held_out = bool(held_out.any())
+        words = columns["num_words"][held_out if is_held_out else of_kind]
         low, middle, high = np.quantile(words, [0.05, 0.5, 0.95])
         shown = [float(words.mean()), float(low), float(middle), float(high)]
         rows.append(
             [
-                Value(kind),
+                Value(kind, note="" if is_held_out else "of annotated pictures: it has no others"),
                 *(Value(f"{v:.1f}", v) for v in shown),
                 Value(f"{len(words):,}", len(words)),
             ]
         )
         names = ("mean_words", "words_5_percent", "median_words", "words_95_percent")
-        records.append({"kind": kind, **dict(zip(names, shown, strict=True)), "num": len(words)})
+        what = {"kind": kind, "of_annotated_pictures": not is_held_out}
+        records.append({**what, **dict(zip(names, shown, strict=True)), "num": len(words)})
     return Table(
         name="lengths",
         title="Length of captions in words",

@@ -225,6 +225,7 @@ def written_captions(
                 tallies[axis] += tally
     if num_known:
         tallies["all"] = sum(tallies.values(), Tally())
+        found["num_with_claims"] = num_known
         found["claims"] = {axis: _shares(tally) for axis, tally in tallies.items()}
     return found
 

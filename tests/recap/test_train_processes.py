@@ -46,6 +46,7 @@ def work(world: Path, out: Path) -> None:
 
     from launch.processes import rank, rank_slice, set_threads
     from recap import train as module
+    from recap.captioner.gather import share_weights
 
     set_threads(1)
     Accelerator.end_training = lambda self: None  # there is more to do
@@ -73,6 +74,11 @@ def work(world: Path, out: Path) -> None:
         losses = steps.gradients(model, own, steps.settings(**changes))
         tensors = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         save_file({**tensors, "losses": torch.stack(losses)}, out / f"{name} {rank()}.safetensors")
+    torch.manual_seed(rank())
+    drawn_apart = torch.nn.Linear(3, 2)
+    save_file(dict(drawn_apart.state_dict()), out / f"drawn {rank()}.safetensors")
+    share_weights(drawn_apart)
+    save_file(dict(drawn_apart.state_dict()), out / f"shared {rank()}.safetensors")
     torch.distributed.destroy_process_group()
 
 
@@ -102,6 +108,15 @@ def test_each_of_two_processes_has_the_gradient_of_the_whole_batch(
     losses, by_name = steps.found(steps.new_model(), steps.settings(**PASSES[name]))
     found = load_file(done / f"{name} {rank}.safetensors")
     torch.testing.assert_close(found, {**by_name, "losses": torch.stack(losses)})
+
+
+def test_every_process_starts_from_the_weights_of_the_first(done: Path) -> None:
+    drawn, shared = (
+        [load_file(done / f"{n} {r}.safetensors") for r in (0, 1)] for n in ("drawn", "shared")
+    )
+    assert not torch.equal(drawn[0]["weight"], drawn[1]["weight"])
+    for found in shared:
+        torch.testing.assert_close(found, drawn[0], rtol=0, atol=0)
 
 
 def test_two_processes_killed_and_started_again_end_in_the_same_bytes(done: Path) -> None:
