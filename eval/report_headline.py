@@ -12,12 +12,25 @@ from eval.stats import Comparison, Verdict
 from eval.words import DIGITS, basis, bracket, detail_of, name_of, number, unit_of
 
 
+WITHHELD = "withheld"
+"""Outcome of a report that ranks nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Test:
     """One comparison that the headline rests on."""
 
     measure: Measure
     comparison: Comparison
+
+
+def _interval_of(c: Comparison, digits: int, *, sign: int = 1) -> str:
+    """Print the deciding interval, or say why there is none."""
+    if c.deciding.standard_error != 0:
+        return bracket(c.deciding, digits, sign=sign)
+    if c.with_seeds is None:
+        return f"[no interval: {c.num_prompts:,} prompts without spread]"
+    return f"[no interval: {c.num_seeds} training seeds and {c.num_prompts:,} prompts without spread]"
 
 
 def _finding(better: str, than: str, test: Test) -> str:
@@ -28,7 +41,7 @@ def _finding(better: str, than: str, test: Test) -> str:
         case Verdict.NOT_DISTINGUISHABLE:
             return (
                 f"{better} and {than} are not distinguishable in {name} (difference "
-                f"{number(c.deciding.estimate, digits)} {bracket(c.deciding, digits)} {unit}; "
+                f"{number(c.deciding.estimate, digits)} {_interval_of(c, digits)} {unit}; "
                 f"{detail_of(test.measure)})"
             )
         case Verdict.BETTER:
@@ -37,7 +50,7 @@ def _finding(better: str, than: str, test: Test) -> str:
             sign, word = -1, "worse"
     return (
         f"{better} is {word} than {than} by {number(abs(c.deciding.estimate), digits)} "
-        f"{bracket(c.deciding, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)})"
+        f"{_interval_of(c, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)})"
     )
 
 
@@ -47,7 +60,7 @@ def headline_of(
     """Return the outcome and the first sentence."""
     if withheld is not None:
         subject = "No verdict on the instrument is given" if is_control else "No ranking is given"
-        return "withheld", f"{subject}: {withheld}."
+        return WITHHELD, f"{subject}: {withheld}."
     findings = " and ".join(_finding(primary.better, primary.than, t) for t in tests)
     sentence = f"{findings}; {basis(tests[0].comparison)}."
     if not is_control:
@@ -62,7 +75,9 @@ def headline_of(
 
 
 def caveats_of(tests: Sequence[Test], *, is_control: bool, outcome: str) -> list[str]:
-    """Say what the first sentence does not cover."""
+    """Say what the first sentence does not cover; nothing of a ranking that is withheld."""
+    if outcome == WITHHELD:
+        return []
     caveats = []
     if outcome == "fail":
         caveats.append(

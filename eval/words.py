@@ -72,12 +72,12 @@ def plus_minus(interval: Interval, digits: int) -> str:
     """Print half of a mean's interval; nothing where it is unbounded.
 
     Values that are all alike show no spread to make an interval of, however few they are: their
-    number is said instead of a width of zero.
+    number is said instead.
     """
-    if not np.isfinite(interval.half_width):
-        return ""
     if interval.standard_error == 0:
         return f"(all {interval.df + 1:.0f})"
+    if not np.isfinite(interval.half_width):
+        return ""
     return f"±{number(interval.half_width, digits)}"
 
 

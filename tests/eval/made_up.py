@@ -60,6 +60,9 @@ class Study:
     is_long: bool = False
     """Texts are scored by their sentences too."""
 
+    is_alike: bool = False
+    """Every prompt scores what every other does, so that nothing is seen to vary."""
+
     retrieval: float = 0.6
     unmeasurable: tuple[str, ...] = ("words",)
     seed_spread: float = 0.0
@@ -327,7 +330,8 @@ def make_scores(
     inputs: list[Manifest],
 ) -> Manifest:
     generator = np.random.default_rng(7)
-    easy = {p.pair_id: generator.normal(0, 0.1) for p in prompts}
+    spread = 0.0 if study.is_alike else 1.0
+    easy = {p.pair_id: spread * generator.normal(0, 0.1) for p in prompts}
     table: list[dict[str, Any]] = []
 
     def add(row: dict[str, Any], level: float) -> None:
@@ -337,7 +341,7 @@ def make_scores(
             )
 
         for scoring in ("prompt", *(s for s in STYLES if s != row["prompt_style"])):
-            cosine = 0.2 + 0.3 * level + generator.normal(0, 0.01)
+            cosine = 0.2 + 0.3 * level + spread * generator.normal(0, 0.01)
             put("clip_similarity", 100 * cosine, scoring=scoring)
             put("clip_distance", 1 - cosine, scoring=scoring)
             if study.is_long:
@@ -351,7 +355,7 @@ def make_scores(
             readable = [a for a in AXES if a not in study.unmeasurable]
             axes = [None, *(geneval.AXES if study.is_detected else readable)]
             for axis in axes:
-                share = float(np.clip(level + generator.normal(0, 0.05), 0, 1))
+                share = float(np.clip(level + spread * generator.normal(0, 0.05), 0, 1))
                 put("claims_held", share, **({"axis": axis} if axis else {}))
                 put("claims_total", 4.0, **({"axis": axis} if axis else {}))
 
