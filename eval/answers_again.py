@@ -1,7 +1,8 @@
 """The report's formulas a second time, as plainly as they can be written.
 
-Nothing is imported of the formulas that made the report, so that a fault there is not repeated here.
-Rows are kept in dictionaries and averaged one prompt after the other; scipy gives the quantiles.
+Nothing is imported of the formulas that made the report, so that a fault there is not repeated
+here. Rows are kept in dictionaries and averaged one prompt after the other; scipy gives the
+quantiles.
 `eval/stats.py` and `eval/two_way.py` explain why these formulas and no others.
 
 S training seeds, P prompt clusters

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eval.config import PrimaryConfig
+from eval.geneval import TASKS
 from eval.report_rows import Measure
 from eval.stats import Comparison, Verdict
-from eval.words import DIGITS, basis, bracket, detail_of, name_of, number, unit_of
-
+from eval.words import (
+    DIGITS,
+    basis,
+    bracket,
+    detail_of,
+    name_of,
+    number,
+    tasks_words,
+    unit_of,
+)
 
 WITHHELD = "withheld"
 """Outcome of a report that ranks nothing."""
@@ -28,9 +37,8 @@ def _interval_of(c: Comparison, digits: int, *, sign: int = 1) -> str:
     """Print the deciding interval, or say why there is none."""
     if c.deciding.standard_error != 0:
         return bracket(c.deciding, digits, sign=sign)
-    if c.with_seeds is None:
-        return f"[no interval: {c.num_prompts:,} prompts without spread]"
-    return f"[no interval: {c.num_seeds} training seeds and {c.num_prompts:,} prompts without spread]"
+    seeds = "" if c.with_seeds is None else f"{c.num_seeds} training seeds and "
+    return f"[no interval: {seeds}{c.num_prompts:,} prompts without spread]"
 
 
 def _finding(better: str, than: str, test: Test) -> str:
@@ -74,11 +82,23 @@ def headline_of(
     return ("pass" if passed else "fail", f"The instrument {word} its control: {sentence}")
 
 
-def caveats_of(tests: Sequence[Test], *, is_control: bool, outcome: str) -> list[str]:
-    """Say what the first sentence does not cover; nothing of a ranking that is withheld."""
+def caveats_of(
+    tests: Sequence[Test], *, is_control: bool, outcome: str, tasks: Collection[str]
+) -> list[str]:
+    """Say what the first sentence does not cover; nothing of a ranking that is withheld.
+
+    Args:
+        tests: What the sentence rests on.
+        is_control: Whether it says if the instrument works.
+        outcome: What it says.
+        tasks: Tasks of GenEval among the prompts.
+    """
     if outcome == WITHHELD:
         return []
     caveats = []
+    if tests[0].measure.metric == "geneval_correct" and set(tasks) < set(TASKS):
+        name, without = tasks_words(tasks)
+        caveats.append(f"The {name}, {without}, is not GenEval's score, which is over all of them.")
     if outcome == "fail":
         caveats.append(
             "Until an arm trained on true texts beats one trained on other pictures' texts in both "

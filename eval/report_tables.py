@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from eval.words import (
     number,
     p_value,
     plus_minus,
+    tasks_words,
     unit_of,
 )
 
@@ -103,7 +104,8 @@ def cells_table(
     rows = []
     for i, cell in enumerate(cells):
         digits = DIGITS[cell.measure.metric]
-        row = [_label(cell.measure, column) for column in first]
+        tasks = {c.measure.axis for c in cells if c.measure[:2] == cell.measure[:2]}
+        row = [_label(cell.measure, column, tasks=tasks) for column in first]
         if len(sizes) > 1:
             row.append(Value(f"{cell.num_prompts:,}", cell.num_prompts))
         row += [shown_mean(cell.means.get(arm), digits) for arm in arms]
@@ -135,7 +137,7 @@ def cells_table(
     )
 
 
-def _label(measure: Measure, column: str) -> Value:
+def _label(measure: Measure, column: str, *, tasks: Set[str | None] = frozenset()) -> Value:
     match column:
         case "prompt style":
             return Value(measure.style)
@@ -150,8 +152,10 @@ def _label(measure: Measure, column: str) -> Value:
         case "check":
             return Value(CHECKS[measure.metric])
         case "task":
-            is_score = measure.metric == "geneval_correct" and measure.axis is None
-            return Value("mean of the tasks" if is_score else (measure.axis or ""))
+            if measure.metric == "geneval_correct" and measure.axis is None:
+                name, note = tasks_words({task for task in tasks if task is not None})
+                return Value(name, note=note)
+            return Value(measure.axis or "")
         case _:
             return Value(name_of_axis(measure.axis))
 

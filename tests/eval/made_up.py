@@ -57,6 +57,9 @@ class Study:
     moments: tuple[int, ...] = (100, 200, 300)
     has_claims: bool = True
     is_detected: bool = False
+    tasks: tuple[str, ...] = geneval.TASKS
+    """Tasks of its prompts, where they are detected."""
+
     is_long: bool = False
     """Texts are scored by their sentences too."""
 
@@ -347,7 +350,7 @@ def make_scores(
             if study.is_long:
                 put("clip_similarity_sentences", 100 * cosine - 3, scoring=scoring)
         if study.is_detected:
-            task = geneval.TASKS[int(row["pair_id"], 16) % len(geneval.TASKS)]
+            task = study.tasks[int(row["pair_id"], 16) % len(study.tasks)]
             put("geneval_correct", float(generator.uniform() < level), axis=task)
             put("words_exact", float(generator.uniform() < level))
             put("words_error_rate", float(np.clip(1 - level, 0, 1)))

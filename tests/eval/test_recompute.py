@@ -77,8 +77,16 @@ def test_every_figure_of_a_report_is_recomputed_from_its_rows(
         Study(is_alike=True, pairs=8, moments=(100, 300)),
         Study(is_alike=True, seeds=4, pairs=8, moments=(300,)),
     ],
-    ids=["four seeds", "control", "worse", "withheld", "detector", "sentences", "alike",
-         "alike at four seeds"],
+    ids=[
+        "four seeds",
+        "control",
+        "worse",
+        "withheld",
+        "detector",
+        "sentences",
+        "alike",
+        "alike at four seeds",
+    ],
 )
 def test_reports_of_every_outcome_are_recomputed(tmp_path: Path, study: Study) -> None:
     folder, _ = make_report(tmp_path, study)
@@ -117,9 +125,7 @@ def test_the_verb_refuses_a_report_of_other_rows_and_names_the_number(tmp_path: 
     assert read_manifest(tmp_path / "again").counts["rows_out"] == len(table) > 50
     grid = [row for row in table if row["table"] == "grid" and row["column"] == "mean"]
     assert grid
-    assert all(
-        float(row["published"]) == pytest.approx(float(row["recomputed"])) for row in grid
-    )
+    assert all(float(row["published"]) == pytest.approx(float(row["recomputed"])) for row in grid)
     rows = read_rows(folder / ROWS)
     values = rows["value"].to_numpy().copy()
     values[0] += 0.01

@@ -660,6 +660,7 @@ def test_what_a_detector_and_ocr_find_is_told_by_task(tmp_path: Path) -> None:
         if (r["metric"], r["arm"], r["than"]) == ("geneval_correct", "dsc", "")
     }
     assert means[""] == pytest.approx(np.mean([means[task] for task in geneval.TASKS]))
+    assert re.search(r"GenEval score</span> <small>mean of the 6 tasks", page)
     # Fewer mistakes are the better result, so what is printed is the share of what is right.
     of_words = [r for r in rows if r["metric"] == "words_right" and r["arm"] == "dsc"]
     assert float(of_words[1]["difference"]) > 0

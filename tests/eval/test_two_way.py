@@ -56,5 +56,5 @@ def test_a_variance_that_is_estimated_as_zero_is_not_taken_for_zero() -> None:
 
 
 def test_one_seed_is_refused_with_what_to_do() -> None:
-    with pytest.raises(InputError, match="1 training seeds and 9 prompts.*Train another seed"):
+    with pytest.raises(InputError, match=r"1 training seeds and 9 prompts.*Train another seed"):
         two_way_interval(np.zeros((1, 9)))

@@ -16,7 +16,7 @@ from eval.ballot_box import read_votes
 from eval.config import PreferenceConfig, VotesConfig
 from eval.preference import preference
 from eval.stats import Verdict, holm
-from eval.vote_answers import answer_votes
+from eval.vote_answers import BETTER_IS, answer_votes
 from eval.votes import source_digest, votes
 from eval.votes_artifact import Preference, Trial, open_preference, open_votes
 from eval.votes_tables import preference_tables
@@ -317,6 +317,14 @@ def scores_of(made: Preference, value: Callable[[str], float], leave_out: int = 
     ][leave_out:]  # fmt: skip
     names = artifacts.SCORES_SCHEMA.names
     return artifacts.scores_table({name: [row[name] for row in rows] for name in names})
+
+
+def test_every_metric_that_ranks_is_compared_with_votes_in_one_unit() -> None:
+    assert set(BETTER_IS) == set(artifacts.METRICS) - {
+        "clip_distance", "claims_total", "claims_abstained",
+    }  # fmt: skip
+    assert BETTER_IS["clip_similarity_sentences"] == 1
+    assert BETTER_IS["words_error_rate"] == -1
 
 
 def test_a_metric_that_ranks_as_raters_do_predicts_their_votes(
