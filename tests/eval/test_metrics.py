@@ -15,9 +15,9 @@ from eval.config import PrimaryConfig
 from eval.metrics import PRIMARY, PRINTED
 from eval.published import ROWS, read_rows
 from eval.recompute import check
-from eval.report_rows import primary_measure
 from eval.summary import PAGE, SUMMARY
-from launch.errors import InputError
+from launch.config import build
+from launch.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from made_up import Study, headline_of, make_report, records
@@ -65,5 +65,6 @@ def test_a_metric_that_nothing_scored_is_told_beside_those_that_exist(tmp_path: 
 
 def test_names_of_primary_metrics_are_those_of_the_settings() -> None:
     assert set(get_args(get_type_hints(PrimaryConfig)["metric"])) == set(PRIMARY)
-    with pytest.raises(InputError, match="'fid' is unknown; expected one of clip_similarity, "):
-        primary_measure(replace(Study().primary, metric="fid"))
+    named = {"better": "dsc", "than": "real", "style": "human", "metric": "fid"}
+    with pytest.raises(ConfigError, match=r"expected one of prompt_following, .*geneval, words_ex"):
+        build(PrimaryConfig, named, where="primary")
