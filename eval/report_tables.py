@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import Interval
+from eval.metrics import PRINTED
 from eval.report_answers import Answers, Cell, Difference
 from eval.report_rows import BEYOND, CHECKS, Measure
 from eval.stats import Comparison, Verdict
@@ -15,7 +16,6 @@ from eval.table import Table, Value, ends
 from eval.words import (
     CEILING_NAMES,
     DIGITS,
-    METRIC_NAMES,
     MINUS,
     NOTHING,
     bracket,
@@ -148,7 +148,7 @@ def _label(measure: Measure, column: str, *, tasks: Set[str | None] = frozenset(
             style, base = measure.style.split(BEYOND)
             return Value(f"{base} \N{RIGHTWARDS ARROW} {style}")
         case "measure":
-            return Value(METRIC_NAMES[measure.metric])
+            return Value(PRINTED[measure.metric].title)
         case "check":
             return Value(CHECKS[measure.metric])
         case "task":
