@@ -1,7 +1,8 @@
 """The report's formulas a second time, as plainly as they can be written.
 
-Nothing is imported of the code that made the report, so that a fault there is not repeated here.
-Rows are kept in dictionaries and averaged one prompt after the other; scipy gives the quantiles.
+Nothing is imported of the formulas that made the report, so that a fault there is not repeated
+here. Rows are kept in dictionaries and averaged one prompt after the other; scipy gives the
+quantiles.
 `eval/stats.py` and `eval/two_way.py` explain why these formulas and no others.
 
 S training seeds, P prompt clusters
@@ -166,8 +167,20 @@ def _student(values: Float[np.ndarray, " P"]) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         return -np.inf, np.inf
+    if _is_rounding(stats.sem(values), values):
+        return -np.inf, np.inf  # no spread, no variance
     half = stats.t.ppf(0.975, n - 1) * stats.sem(values)
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def _is_rounding(error: float, values: Float[np.ndarray, "..."]) -> bool:
+    """Say whether a standard error is too small, beside the values, to be one."""
+    return bool(error <= 1e-9 * np.max(np.abs(values)))
+
+
+def _flipped(difference: float, units: int) -> float:
+    """P of differences that are all alike: two of the 2^units patterns of signs reach them."""
+    return min(1.0, 2.0 ** (1 - units)) if difference else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,14 +232,21 @@ class Compared:
         rest = total - between_seeds - between_prompts
         return between_seeds / (s - 1), between_prompts / (p - 1), rest / ((s - 1) * (p - 1))
 
+    @property
+    def is_alike(self) -> bool:
+        """True if neither seeds nor prompts were seen to vary."""
+        ms_s, ms_p, ms_e = self.squares
+        error = np.sqrt(max(0.0, ms_s + max(0.0, ms_p - ms_e)) / self.matrix.size)
+        return _is_rounding(error, self.matrix)
+
     def half_with_seeds(self, alpha: float) -> float:
         """Half of the interval that includes training seeds, at level 1 - alpha."""
         s, p = self.matrix.shape
         t_s, t_p = (stats.t.isf(alpha / 2, n - 1) for n in (s, p))
         ms_s, ms_p, ms_e = self.squares
         prompts = max(0.0, ms_p - ms_e)
-        if not ms_s + prompts:
-            return 0.0
+        if self.is_alike:
+            return np.inf
         share = ms_s / (ms_s + prompts)
         t = share * t_s + (1 - share) * t_p
         return float(t * np.sqrt((ms_s + prompts) / (s * p)))
@@ -254,13 +274,13 @@ class Compared:
         if not self.has_seeds:
             if len(self.prompts) < 2:
                 return 1.0
-            if not self.prompts.std():
-                return float(self.difference == 0)
+            if _is_rounding(stats.sem(self.prompts), self.prompts):
+                return _flipped(self.difference, self.num_prompts)
             statistic = abs(self.difference) / stats.sem(self.prompts)
             return float(2 * stats.t.sf(statistic, len(self.prompts) - 1))
         target = abs(self.difference)
-        if not self.matrix.std():
-            return float(target == 0)
+        if self.is_alike:
+            return _flipped(self.difference, min(self.matrix.shape))
         found = optimize.brentq(
             lambda exponent: self.half_with_seeds(10.0**exponent) - target, -17, 0, xtol=1e-13
         )

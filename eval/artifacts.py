@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval import metrics
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, digest_file, read_manifest, write_json, write_parquet
 
@@ -46,21 +47,7 @@ PROMPT_SCORING = "prompt"
 BY_SENTENCES = "clip_similarity_sentences"
 """Metric of texts that may be longer than CLIP's context."""
 
-METRICS = (
-    "clip_similarity",
-    BY_SENTENCES,
-    "clip_distance",
-    "claims_held",
-    "claims_total",
-    "claims_abstained",
-    "geneval_correct",
-    "words_exact",
-    "words_error_rate",
-    "judge_yes",
-    "questions_yes",
-    "questions_yes_ancestors",
-    "phrases_yes",
-)
+METRICS = tuple(metric.name for metric in metrics.METRICS)
 """`clip_similarity` 100 cos; `clip_similarity_sentences` its mean over the sentences of the text,
 written where any text of the run is cut; `clip_distance` 1 - cos in [0, 2]; `claims_held` share of
 the checked claims that hold, where an abstention does not hold; `claims_total` how many were

@@ -7,7 +7,8 @@ A line is one vote:
 
 Nothing is repaired. A line that cannot be read, a vote on another page or on an unknown pair, and
 two votes of one rater on one trial that contradict each other stop the reading, each by name. The
-same vote twice, as in an early and a later file of one rater, counts once.
+same vote twice, as in an early and a later file of one rater, counts once, with the shorter of its
+times, so that the order of files means nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def read_votes(files: Sequence[Path], preference: Preference) -> Box:
             vote = _vote(line, where=where, preference=preference)
             key = (vote.rater, vote.trial.trial_id)
             before, place = found.setdefault(key, (vote, where))
+            if _time(vote) < _time(before):
+                found[key] = vote, where
             if before.choice != vote.choice:
                 raise InputError(
                     f"{where}: rater {vote.rater!r} votes {vote.choice} on trial "
@@ -71,9 +74,14 @@ def read_votes(files: Sequence[Path], preference: Preference) -> Box:
     return Box(votes=votes, num_lines=num_lines, num_again=num_lines - len(votes))
 
 
+def _time(vote: Vote) -> float:
+    return float("inf") if vote.milliseconds is None else vote.milliseconds
+
+
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`: it also splits at U+2028 and others, which a string of JSON may hold.
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of votes. Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:

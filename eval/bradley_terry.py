@@ -43,6 +43,16 @@ class Ballots(NamedTuple):
     """Cluster: who voted."""
 
 
+class Moves(NamedTuple):
+    """What each vote did to each strength."""
+
+    moved: Float[np.ndarray, "N K"]
+    """How much it moved it."""
+
+    bearing: Float[np.ndarray, "N K"]
+    """The same for a residual of 1: 0 where no answer could have moved it."""
+
+
 def fit(ballots: Ballots, num_arms: int) -> Float[np.ndarray, " K"]:
     """Return the log-odds strengths that maximise the quasi-likelihood, with mean 0.
 
@@ -73,15 +83,16 @@ def fit(ballots: Ballots, num_arms: int) -> Float[np.ndarray, " K"]:
     return strength
 
 
-def influences(ballots: Ballots, strength: Float[np.ndarray, " K"]) -> Float[np.ndarray, "N K"]:
-    """Return how much each vote moved each strength: inverse information times score."""
+def influences(ballots: Ballots, strength: Float[np.ndarray, " K"]) -> Moves:
+    """Return how much each vote moved each strength: inverse information times residual."""
     num_arms = len(strength)
     expected = 1 / (1 + np.exp(strength[ballots.second] - strength[ballots.first]))
     weight = np.zeros((num_arms, num_arms))
     np.add.at(weight, (ballots.first, ballots.second), expected * (1 - expected))
     inverse = np.linalg.pinv(_laplacian(weight + weight.T), hermitian=True)  # [K, K]
     residual = (ballots.score - expected)[:, None]
-    return residual * (inverse[ballots.first] - inverse[ballots.second])
+    bearing = inverse[ballots.first] - inverse[ballots.second]
+    return Moves(moved=residual * bearing, bearing=bearing)
 
 
 def separated(ballots: Ballots, num_arms: int) -> list[Int64[np.ndarray, " G"]]:

@@ -530,15 +530,17 @@ class PrimaryConfig:
     """Prompt style from which the change is compared: not how well an arm follows `style`, but how
     much better than it follows this one."""
 
-    metric: Literal[
-        "prompt_following", "clip_similarity", "judge_yes", "questions_yes", "phrases_yes"
-    ]
-    """`prompt_following` (share of the prompt's claims that hold), `clip_similarity`, or what
-    `eval judge` measures: `judge_yes` (prompts judged shown), `questions_yes` (questions answered
-    yes, gated by their parents), `phrases_yes` (B-VQA)."""
+    metric: Literal["prompt_following", "clip_similarity", "clip_similarity_sentences", "geneval",
+                    "words_exact", "words_right", "judge_yes", "questions_yes",
+                    "questions_yes_ancestors", "phrases_yes"]  # fmt: skip
+    """`prompt_following` (share of the prompt's claims that hold), `clip_similarity` or the same by
+    sentences, `geneval` (prompts of which all holds, a mean over tasks), `words_exact` or
+    `words_right` (displayed words, and their characters, that are right), or what `eval judge`
+    measures: `judge_yes` (prompts judged shown), `questions_yes` (questions answered yes, gated by
+    their parents) or `questions_yes_ancestors` (by all ancestors), `phrases_yes` (B-VQA)."""
 
     scoring: str | None = None
-    """Scoring caption of `clip_similarity`; None scores with the prompt itself."""
+    """Scoring caption of CLIP similarities; None scores with the prompt itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -333,11 +333,12 @@ def mean_of(values: Float[np.ndarray, " N"]) -> Interval | None:
     return t_interval(finite) if len(finite) > 1 else None
 
 
-def shown(interval: Interval | None) -> dict[str, float] | None:
-    """Return an interval as plain data."""
+def shown(interval: Interval | None) -> dict[str, float | None] | None:
+    """Return an interval as plain data; ends that are unbounded are none."""
     if interval is None:
         return None
-    return {"mean": interval.estimate, "low": interval.low, "high": interval.high}
+    low, high = _finite(interval.low), _finite(interval.high)
+    return {"mean": interval.estimate, "low": low, "high": high}
 
 
 def _finite(value: float) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy import special
 
@@ -39,7 +39,8 @@ class Interval:
     """Upper end."""
 
     standard_error: float
-    """Standard error of the estimate; NaN where it cannot be known."""
+    """Standard error of the estimate; NaN where it cannot be known, 0 where nothing was seen to
+    vary, which leaves the interval unbounded."""
 
     df: float
     """Degrees of freedom behind the standard error; infinite for a bootstrap."""
@@ -66,10 +67,46 @@ class Interval:
         return self.high < 0
 
 
+NO_SPREAD = "no interval: values without spread tell nothing of their variance"
+"""Method of an interval that is unbounded because nothing was seen to vary."""
+
+_ROUNDING = 1e-9
+"""Standard error, as a share of the largest value, below which it is rounding alone."""
+
+
+def is_spread(
+    standard_error: Float[np.ndarray, "*K"] | float, *, largest: Float[np.ndarray, "*K"] | float
+) -> Bool[np.ndarray, "*K"]:
+    """Say whether values vary by more than rounding, so that their variance can be known.
+
+    Args:
+        standard_error: Standard error of their mean.
+        largest: The largest of them without its sign.
+    """
+    return np.asarray(standard_error > _ROUNDING * np.asarray(largest))
+
+
+def without_spread(estimate: float, *, df: float, level: float = LEVEL) -> Interval:
+    """Return the interval of values that are all alike: unbounded, with a standard error of 0."""
+    return Interval(
+        estimate=estimate, low=-np.inf, high=np.inf, standard_error=0.0, df=df, level=level,
+        method=NO_SPREAD,
+    )  # fmt: skip
+
+
+def smallest_flip_p(num: int) -> float:
+    """Return the smallest two-sided p that flipping the signs of so many units can give.
+
+    Of the 2^num patterns the observed one and its mirror image always reach what was observed.
+    """
+    return min(1.0, 2.0 ** (1 - num))
+
+
 def t_interval(values: Float[np.ndarray, " P"], *, level: float = LEVEL) -> Interval:
     """Return Student's interval of the mean of independent values, one per cluster.
 
-    With a single value nothing is known of the spread, and the interval is unbounded.
+    With a single value, or values that are all alike, nothing is known of the spread, and the
+    interval is unbounded.
     """
     values = np.asarray(values, np.float64)
     n = len(values)
@@ -80,6 +117,8 @@ def t_interval(values: Float[np.ndarray, " P"], *, level: float = LEVEL) -> Inte
             level=level, method="t over clusters",
         )  # fmt: skip
     error = float(values.std(ddof=1) / np.sqrt(n))
+    if not is_spread(error, largest=np.abs(values).max()):
+        return without_spread(mean, df=float(n - 1), level=level)
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
     return Interval(
         estimate=mean, low=mean - half, high=mean + half, standard_error=error,
@@ -88,12 +127,16 @@ def t_interval(values: Float[np.ndarray, " P"], *, level: float = LEVEL) -> Inte
 
 
 def t_p(values: Float[np.ndarray, " P"]) -> float:
-    """Return the two-sided p of Student's test that the mean of the clusters is zero."""
+    """Return the two-sided p of Student's test that the mean of the clusters is zero.
+
+    Clusters that are all alike leave that test nothing to divide by. They get the p of swapping
+    signs cluster by cluster, which needs no variance: 2^(1 - P), or 1 if all are zero.
+    """
     interval = t_interval(values)
     if not interval.df:
         return 1.0
     if interval.standard_error == 0:
-        return float(interval.estimate == 0)
+        return smallest_flip_p(len(values)) if interval.estimate else 1.0
     statistic = abs(interval.estimate) / interval.standard_error
     return float(2 * special.stdtr(interval.df, -statistic))
 

@@ -77,7 +77,8 @@ def intervals(by_seed: Sequence[Estimate]) -> Intervals:
 def _centred(interval: Interval, value: float, method: str) -> Interval:
     """Put an interval around the statistic itself: pseudo-values centre where bias is removed."""
     half = interval.half_width
-    return replace(interval, estimate=value, low=value - half, high=value + half, method=method)
+    told = method if np.isfinite(half) else f"{method}: {interval.method}"
+    return replace(interval, estimate=value, low=value - half, high=value + half, method=told)
 
 
 def assign_groups(

@@ -111,9 +111,11 @@ def pair_rows(
     count = np.bincount(cell, minlength=size)
     if not count.all():
         at = int(np.argmin(count))
+        prompt = matched.prompt[np.argmax(matched.column == at % len(pairs))]
         raise InputError(
-            f"comparison of {names[0]} with {names[1]}: prompt cluster {pairs[at % len(pairs)]} "
-            f"has no picture of training seed {seeds[at // len(pairs)]}. Sample and score it."
+            f"comparison of {names[0]} with {names[1]}: no picture of prompt {name_of(prompt)} or "
+            f"of another of its pair is by training seed {seeds[at // len(pairs)]}, expected one "
+            "of every training seed. Sample and score it."
         )
     total = np.bincount(cell, weights=matched.difference, minlength=size)
     return Paired(

@@ -21,7 +21,7 @@ import numpy as np
 from eval.config import PreferenceConfig, Question
 from eval.page import render
 from eval.thumbnails import PIXELATED_SIDE, data_uri
-from eval.trials import Shelf, make_trials, shelves
+from eval.trials import Shelf, compared_of, make_trials, pool_of, shelves
 from eval.votes_artifact import (
     KEY,
     PAGE,
@@ -92,8 +92,11 @@ def preference(cfg: PreferenceConfig, run: Run) -> None:
     _refuse_named_arms(cfg.title, list(stock))
     trials = make_trials(stock, cfg)
     num_pictures = len({g for t in trials for g in (t.left_generation_id, t.right_generation_id)})
+    pool = pool_of(compared_of(stock, cfg), cfg.styles)
     plan: dict[str, object] = {
         "arms": ", ".join(stock),
+        "prompts": f"{cfg.num_prompts:,} drawn of {len(pool.pairs):,}; "
+        f"{pool.num_without:,} lack a style",
         "questions": ", ".join(cfg.questions),
         "comparisons": sum(t.repeat_of is None for t in trials),
         "repeats": sum(t.repeat_of is not None for t in trials),
@@ -121,6 +124,8 @@ def preference(cfg: PreferenceConfig, run: Run) -> None:
             "trials": len(trials),
             "repeats": sum(t.repeat_of is not None for t in trials),
             "pictures": num_pictures,
+            "prompts": len(pool.pairs) + pool.num_without,
+            "prompts_without_a_style": pool.num_without,
         },
         parts=[PAGE, KEY],
         recipe={"arms": list(stock), "page": content["page"]},

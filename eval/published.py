@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eval.artifacts import PROMPT_SCORING, read_table
-from eval.report_rows import COMPLEMENT, Measure
+from eval.metrics import COMPLEMENT
+from eval.report_rows import Measure
 from launch.manifest import write_parquet
 
 ROWS: Final = "rows.parquet"

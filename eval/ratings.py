@@ -33,8 +33,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from eval.bradley_terry import Ballots, fit, influences, refuse_unlinked, separated
-from eval.intervals import LEVEL, Interval, wilson_interval
+from eval.bradley_terry import Ballots, Moves, fit, influences, refuse_unlinked, separated
+from eval.intervals import (
+    LEVEL,
+    Interval,
+    is_spread,
+    smallest_flip_p,
+    wilson_interval,
+    without_spread,
+)
 from eval.stats import Verdict
 from eval.two_way import TINY
 from launch.errors import InputError
@@ -45,7 +52,10 @@ ELO = 400 / np.log(10)
 """Points of one unit of log-odds."""
 
 MIN_RATERS = 4
-"""Raters from which on an interval may include them."""
+"""Raters from which on an interval may include them: those whose votes bear on the difference."""
+
+NO_BEARING = 1e-9
+"""Share of the largest weight of a vote below which its weight is rounding alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,16 @@ class Estimate:
         if not p_corrected < 1 - LEVEL:
             return Verdict.NOT_DISTINGUISHABLE
         return Verdict.BETTER if self.deciding.estimate > 0 else Verdict.WORSE
+
+
+ANCHORED = Estimate(
+    given_raters=Interval(
+        estimate=0.0, low=0.0, high=0.0, standard_error=0.0, df=0.0, method="0 by definition"
+    ),
+    with_raters=None,
+    p_value=1.0,
+)
+"""Rating of the arm that all others are rated against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +143,7 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
         )
     refuse_unlinked(ballots, arms)
     groups = separated(ballots, len(arms))
-    influence = np.full((len(ballots.score), len(arms)), np.nan)
+    moves = Moves(*(np.zeros((len(ballots.score), len(arms))) for _ in Moves._fields))
     strength = np.full(len(arms), np.nan)
     for members in groups:
         inside = np.isin(ballots.first, members) & np.isin(ballots.second, members)
@@ -132,9 +152,8 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
         number[members] = np.arange(len(members))
         here = here._replace(first=number[here.first], second=number[here.second])
         strength[members] = fit(here, len(members))
-        influence[:, members] = 0.0
-        influence[np.ix_(inside, members)] = influences(here, strength[members])
-    sums = _cluster_sums(ballots, influence)
+        for whole, part in zip(moves, influences(here, strength[members]), strict=True):
+            whole[np.ix_(inside, members)] = part
     rank = np.empty(len(arms), np.int64)  # of each arm's group, the best last
     for place, members in enumerate(groups):
         rank[members] = place
@@ -145,7 +164,7 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
         weights = np.zeros(len(arms))
         weights[i] += 1
         weights[j] -= 1
-        return _contrast(strength, weights, sums)
+        return _contrast(ballots, strength, weights, moves)
 
     pairs = []
     for i, j in itertools.combinations(range(len(arms)), 2):
@@ -161,9 +180,10 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
             )
         )
     if anchor is None:
-        ratings = [_against_mean(strength, i, sums, rank=rank) for i in range(len(arms))]
+        ratings = [_against_mean(ballots, strength, i, moves, rank=rank) for i in range(len(arms))]
     else:
-        ratings = [estimate(i, arms.index(anchor)) for i in range(len(arms))]
+        at = arms.index(anchor)
+        ratings = [ANCHORED if i == at else estimate(i, at) for i in range(len(arms))]
     return Ratings(
         arms=list(arms),
         ratings=ratings,
@@ -175,40 +195,6 @@ def rate(ballots: Ballots, arms: Sequence[str], *, anchor: str | None = None) ->
 
 
 # --------------------------------------------------------------------------- uncertainty
-
-
-class _Sums(NamedTuple):
-    """Influences summed within clusters."""
-
-    prompt: Array
-    """[prompts, K]."""
-
-    rater: Array
-    """[raters, K]."""
-
-    both: Array
-    """[cells, K], a cell being one prompt and one rater."""
-
-    prompt_of: Array
-    """[cells], number of each cell's prompt."""
-
-    rater_of: Array
-    """[cells], number of each cell's rater."""
-
-
-def _cluster_sums(ballots: Ballots, influence: Array) -> _Sums:
-    _, prompt = np.unique(ballots.prompt, return_inverse=True)
-    _, rater = np.unique(ballots.rater, return_inverse=True)
-    num_raters = int(rater.max()) + 1
-    cells, cell = np.unique(prompt * num_raters + rater, return_inverse=True)
-
-    def summed(code: Array) -> Array:
-        total = np.zeros((int(code.max()) + 1, influence.shape[1]))
-        np.add.at(total, code, influence)
-        return total
-
-    prompt_of, rater_of = np.divmod(cells, num_raters)
-    return _Sums(summed(prompt), summed(rater), summed(cell), prompt_of, rater_of)
 
 
 class _Spread(NamedTuple):
@@ -251,58 +237,68 @@ def _t(level: float, df: int) -> float:
     return float(stdtrit(df, (1 + level) / 2))
 
 
-def _spread(moved: _Sums) -> _Spread:
-    """Return the variances of a sum of influences, each [clusters].
+def _spread(prompt: Array, rater: Array, moved: Array) -> _Spread:
+    """Return the variances of a sum of influences, [N], of votes by prompt and by rater.
 
     Cameron, Gelbach and Miller add the variances clustered by prompt and by rater and subtract that
     of their cells, for what was counted twice. The squares of cells hold the effects of prompts and
     raters too; with few raters that subtracts too much. Here the part counted twice is the residual
     variance of a two-way analysis of variance, which in a balanced design is exact.
     """
-    num_prompts, num_raters = len(moved.prompt), len(moved.rater)
-    num_cells = len(moved.both)
-    df = num_cells - num_prompts - num_raters + 1
-    squares = (moved.both**2).sum()
-    squares -= (moved.prompt**2 / np.bincount(moved.prompt_of)).sum()
-    squares -= (moved.rater**2 / np.bincount(moved.rater_of)).sum()
+    prompts, prompt = np.unique(prompt, return_inverse=True)
+    raters, rater = np.unique(rater, return_inverse=True)
+    num_prompts, num_raters = len(prompts), len(raters)
+    cells, cell = np.unique(prompt * num_raters + rater, return_inverse=True)
+    prompt_of, rater_of = np.divmod(cells, num_raters)
+    by_prompt, by_rater, by_cell = (np.bincount(code, moved) for code in (prompt, rater, cell))
+    df = len(cells) - num_prompts - num_raters + 1
+    squares = (by_cell**2).sum()
+    squares -= (by_prompt**2 / np.bincount(prompt_of)).sum()
+    squares -= (by_rater**2 / np.bincount(rater_of)).sum()
 
     def clustered(sums: Array) -> float:
         num = len(sums)
         return float((sums**2).sum() * num / (num - 1)) if num > 1 else np.nan
 
     return _Spread(
-        prompt=clustered(moved.prompt),
-        rater=clustered(moved.rater),
+        prompt=clustered(by_prompt),
+        rater=clustered(by_rater),
         # Where no prompt has two raters nothing is known of it, and nothing is subtracted.
-        rest=max(float(squares), 0.0) * num_cells / df if df > 0 else 0.0,
+        rest=max(float(squares), 0.0) * len(cells) / df if df > 0 else 0.0,
         num_prompts=num_prompts,
         num_raters=num_raters,
     )
 
 
-def _contrast(strength: Array, weights: Array, sums: _Sums) -> Estimate:
-    """Return the weighted sum of strengths, in Elo points, with its intervals."""
+def _contrast(ballots: Ballots, strength: Array, weights: Array, moves: Moves) -> Estimate:
+    """Return the weighted sum of strengths, in Elo points, with its intervals.
+
+    Only votes that bear on it are counted, so that prompts and raters who say nothing of these arms
+    add no degrees of freedom.
+    """
     is_used = weights != 0
     value = float(strength[is_used] @ weights[is_used]) * ELO
-
-    def moved(influence: Array) -> Array:
-        return influence[:, is_used] @ weights[is_used] * ELO
-
-    spread = _spread(
-        sums._replace(prompt=moved(sums.prompt), rater=moved(sums.rater), both=moved(sums.both))
-    )
+    moved, bearing = (move[:, is_used] @ weights[is_used] * ELO for move in moves)
+    bears = np.abs(bearing) > NO_BEARING * np.abs(bearing).max()
+    spread = _spread(ballots.prompt[bears], ballots.rater[bears], moved[bears])
     if spread.num_prompts < 2:
         nothing = _interval(value, np.inf, np.nan, df=0.0, method="one prompt")
         return Estimate(given_raters=nothing, with_raters=None, p_value=1.0)
-    given = _interval(
-        value, spread.half_prompt(LEVEL), np.sqrt(spread.prompt), df=float(spread.num_prompts - 1),
-        method="sandwich, clustered by prompt",
-    )  # fmt: skip
-    if spread.num_raters < MIN_RATERS:
-        return Estimate(given_raters=given, with_raters=None, p_value=_p(value, spread.half_prompt))
+    df = float(spread.num_prompts - 1)
+    error = float(np.sqrt(spread.prompt))
+    if is_spread(error, largest=abs(value)):
+        given = _interval(
+            value, spread.half_prompt(LEVEL), error, df=df, method="sandwich, clustered by prompt"
+        )
+        p_value = _p(value, spread.half_prompt)
+    else:  # every prompt says the same, which tells nothing of how far prompts differ
+        given = without_spread(value, df=df)
+        p_value = smallest_flip_p(spread.num_prompts) if value else 1.0
+    error = float(np.sqrt(spread.variance))
+    if spread.num_raters < MIN_RATERS or not is_spread(error, largest=abs(value)):
+        return Estimate(given_raters=given, with_raters=None, p_value=p_value)
     both = _interval(
-        value, spread.half_both(LEVEL), np.sqrt(spread.variance),
-        df=float(min(spread.num_raters, spread.num_prompts) - 1),
+        value, spread.half_both(LEVEL), error, df=min(float(spread.num_raters - 1), df),
         method="sandwich, clustered by prompt and rater",
     )  # fmt: skip
     return Estimate(given_raters=given, with_raters=both, p_value=_p(value, spread.half_both))
@@ -329,12 +325,14 @@ def _p(value: float, half: Callable[[float], float]) -> float:
     return float(np.exp(high))
 
 
-def _against_mean(strength: Array, arm: int, sums: _Sums, *, rank: Array) -> Estimate:
+def _against_mean(
+    ballots: Ballots, strength: Array, arm: int, moves: Moves, *, rank: Array
+) -> Estimate:
     """Return a strength less the mean of all, which exists only where no arm is separated."""
     if len(set(rank.tolist())) == 1:
         weights = np.full(len(strength), -1 / len(strength))
         weights[arm] += 1
-        return _contrast(strength, weights, sums)
+        return _contrast(ballots, strength, weights, moves)
     # Against a mean of infinities nothing but the ends has a place.
     ends = {int(rank.min()): -np.inf, int(rank.max()): np.inf}
     value = ends.get(int(rank[arm]), np.nan)

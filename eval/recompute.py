@@ -1,19 +1,22 @@
-"""`eval recompute`: every figure of a report once more, from its rows, by other code.
+"""`eval recompute`: every figure of a report once more, from its rows, by other formulas.
 
-What a report prints of scores is computed here a second time, with numpy and scipy alone and
-nothing of what made the report: `eval/answers_again.py` has the formulas, this module knows the
-files. Each number of the report's tables and of its summary is compared, and the first that
-differs stops the command.
+What a report prints of scores is computed here a second time: `eval/answers_again.py` has the
+formulas, which import nothing of those that made the report, and this module knows the files.
+Only the formulas are independent. Reading files, checking digests, the schema of the rows and the
+names of axes are the same code as the report's, and a wrong score is wrong on both sides. Each
+number of the report's tables and of its summary is compared, and the first that differs stops the
+command.
 
-Not recomputed, because they are no function of scores: caption quality, the instrument's own
-quality, distances between distributions, cost.
+Not recomputed, because they are no function of score rows: distances between distributions (FID
+and the like), people's votes, caption quality, the instrument's own quality, cost.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +39,13 @@ from eval.config import RecomputeConfig
 from eval.published import ROWS, read_rows
 from eval.words import AXIS_NAMES
 from launch.errors import ArtifactError
-from launch.manifest import digest_file, read_manifest, write_bytes
+from launch.manifest import (
+    MANIFEST,
+    digest_file,
+    read_manifest,
+    refuse_changed_parts,
+    write_bytes,
+)
 from launch.run import Run
 
 RECOMPUTED = "recomputed"
@@ -74,7 +83,8 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
     """Compute every figure of a report again and refuse one that differs.
 
     Raises:
-        ArtifactError: A number is not what the rows say, or a row's number is missing.
+        ArtifactError: A number is not what the rows say, a row's number is missing, or a file is
+            not the one that its manifest names.
     """
     manifest = run.input("report", cfg.report, artifact="report")
     path = cfg.rows or cfg.report / ROWS
@@ -83,6 +93,9 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
             f"{path}: no such file; expected the rows that the report rests on. Give the scores "
             "that it was made from: rows=FOLDER/scores.parquet."
         )
+    refuse_changed_parts(manifest)
+    if path.parent != cfg.report and (path.parent / MANIFEST).is_file():
+        refuse_changed_parts(read_manifest(path.parent), names=[path.name])
     run.external_input("rows", path, digest_file(path))
     scores = scores_of(read_rows(path))
     plan = {"report": manifest.folder, "rows": sum(len(s) for s in scores.values())}
@@ -97,12 +110,7 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
             f"rows say, first {w.table}, {w.where}, {w.column}: published {w.published!r}, "
             f"recomputed {w.recomputed!r}. Make the report again from its scores."
         )
-    lines = [",".join(Checked._fields)]
-    lines += [
-        f'{c.table},"{c.where}",{c.column},{c.published!r},{c.recomputed!r},{c.tolerance!r}'
-        for c in checked
-    ]
-    write_bytes(run.out / TABLE, ("\n".join(lines) + "\n").encode())
+    write_bytes(run.out / TABLE, _csv(checked))
     exact = sum(c.tolerance <= EXACT * max(abs(c.published), 1.0) for c in checked)
     print(
         f"{len(checked):,} published numbers are what the rows say, {exact:,} of them to nine "
@@ -112,6 +120,16 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
         artifact=RECOMPUTED, counts={"rows_in": len(checked), "rows_out": len(checked)},
         parts=[TABLE],
     )  # fmt: skip
+
+
+def _csv(checked: Sequence[Checked]) -> bytes:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(Checked._fields)
+    for c in checked:
+        numbers = (c.published, c.recomputed, c.tolerance)
+        writer.writerow([*c[:3], *(repr(float(n)) for n in numbers)])
+    return out.getvalue().encode()
 
 
 def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> Iterator[Checked]:
@@ -337,10 +355,12 @@ def _check_summary(
     if not tests:
         yield from _check_seed_headline(said, report, scores, last)
     if tests and tests[0]["verdict"] != "withheld":
-        for record, printed in zip(tests, said, strict=True):
-            c = compared(
-                scores, *(_key(record, record[n], last[record[n]]) for n in ("arm", "than"))
-            )
+        found = [
+            compared(scores, *(_key(r, r[n], last[r[n]]) for n in ("arm", "than"))) for r in tests
+        ]
+        # Without an interval the sentence says why there is none.
+        bounded = [(r, c) for r, c in zip(tests, found, strict=True) if np.isfinite(c.deciding[0])]
+        for (record, c), printed in zip(bounded, said, strict=True):
             ends = [c.difference, *c.deciding]
             if c.deciding[1] < 0:  # "worse by": told the other way round
                 ends = [-c.difference, -c.deciding[1], -c.deciding[0]]

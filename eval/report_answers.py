@@ -17,6 +17,7 @@ import numpy as np
 from eval.artifacts import BY_SENTENCES
 from eval.config import PrimaryConfig
 from eval.intervals import Interval, t_interval
+from eval.metrics import PRIMARY
 from eval.pairing import Rows, cluster_means
 from eval.report_headline import Test, caveats_of, headline_of
 from eval.report_rows import (
@@ -189,7 +190,8 @@ def answer(
             tests.append(Test(measure=m, comparison=comparison))
     if not tests and noise is None:
         withheld = withheld or (
-            f"no picture was scored for the primary measure, {describe(measure)}"
+            f"no picture was scored for the primary measure, {describe(measure)}; of "
+            f"{primary.style} prompts the scores hold {_named(measures, primary.style)}"
             if wanted
             else f"{primary.better} has fewer than {MIN_SEEDS} training seeds that were scored for "
             f"{describe(measure)}"
@@ -222,7 +224,9 @@ def answer(
         outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
     return Answers(
         headline=headline,
-        caveats=caveats_of(tests, is_control=is_control, outcome=outcome),
+        caveats=caveats_of(
+            tests, is_control=is_control, outcome=outcome, tasks=table.tasks(primary.style)
+        ),
         outcome=outcome,
         withheld=withheld,
         primary=primary,
@@ -239,6 +243,12 @@ def answer(
         curves=_first(_curves(table, measures, arms, axes), primary.style),
         num_secondary=num_secondary,
     )
+
+
+def _named(measures: Sequence[Measure], style: str) -> str:
+    """List what a study could have named as its primary measure."""
+    held = {m.metric for m in measures if m.style == style and m.axis is None}
+    return ", ".join(name for name, metric in PRIMARY.items() if metric in held) or "nothing"
 
 
 def _first(cells: list[Any], style: str) -> list[Any]:

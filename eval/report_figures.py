@@ -123,9 +123,12 @@ def _draw_curve(panel: Axes, curve: Curve, arms: Sequence[str]) -> None:
         colour, marker = look_of(arm, arms)
         x = [p.samples_seen for p in points]
         y = [p.mean.estimate for p in points]
-        low, high = ([getattr(p.mean, end) for p in points] for end in ("low", "high"))
-        if np.isfinite(low + high).all():
-            panel.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+        low, high = (np.array([getattr(p.mean, end) for p in points]) for end in ("low", "high"))
+        is_known = np.isfinite(low) & np.isfinite(high)
+        panel.fill_between(  # a moment without an interval has no band
+            x, np.where(is_known, low, y), np.where(is_known, high, y), where=is_known,
+            color=colour, alpha=0.13, linewidth=0,
+        )  # fmt: skip
         seeds = {s for p in points for s, _ in p.by_seed}
         for seed in sorted(seeds) if len(seeds) > 1 else []:
             line = [dict(p.by_seed).get(seed, np.nan) for p in points]

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eval.config import PrimaryConfig
+from eval.geneval import TASKS
 from eval.report_rows import Measure
 from eval.stats import Comparison, Verdict
-from eval.words import DIGITS, basis, bracket, detail_of, name_of, number, unit_of
+from eval.words import (
+    DIGITS,
+    basis,
+    bracket,
+    detail_of,
+    name_of,
+    number,
+    tasks_words,
+    unit_of,
+)
+
+WITHHELD = "withheld"
+"""Outcome of a report that ranks nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +33,14 @@ class Test:
     comparison: Comparison
 
 
+def _interval_of(c: Comparison, digits: int, *, sign: int = 1) -> str:
+    """Print the deciding interval, or say why there is none."""
+    if c.deciding.standard_error != 0:
+        return bracket(c.deciding, digits, sign=sign)
+    seeds = "" if c.with_seeds is None else f"{c.num_seeds} training seeds and "
+    return f"[no interval: {seeds}{c.num_prompts:,} prompts without spread]"
+
+
 def _finding(better: str, than: str, test: Test) -> str:
     """State one comparison: better or worse by x [lo, hi], or not distinguishable."""
     c, digits = test.comparison, DIGITS[test.measure.metric]
@@ -28,7 +49,7 @@ def _finding(better: str, than: str, test: Test) -> str:
         case Verdict.NOT_DISTINGUISHABLE:
             return (
                 f"{better} and {than} are not distinguishable in {name} (difference "
-                f"{number(c.deciding.estimate, digits)} {bracket(c.deciding, digits)} {unit}; "
+                f"{number(c.deciding.estimate, digits)} {_interval_of(c, digits)} {unit}; "
                 f"{detail_of(test.measure)})"
             )
         case Verdict.BETTER:
@@ -37,7 +58,7 @@ def _finding(better: str, than: str, test: Test) -> str:
             sign, word = -1, "worse"
     return (
         f"{better} is {word} than {than} by {number(abs(c.deciding.estimate), digits)} "
-        f"{bracket(c.deciding, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)})"
+        f"{_interval_of(c, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)})"
     )
 
 
@@ -47,7 +68,7 @@ def headline_of(
     """Return the outcome and the first sentence."""
     if withheld is not None:
         subject = "No verdict on the instrument is given" if is_control else "No ranking is given"
-        return "withheld", f"{subject}: {withheld}."
+        return WITHHELD, f"{subject}: {withheld}."
     findings = " and ".join(_finding(primary.better, primary.than, t) for t in tests)
     sentence = f"{findings}; {basis(tests[0].comparison)}."
     if not is_control:
@@ -61,9 +82,23 @@ def headline_of(
     return ("pass" if passed else "fail", f"The instrument {word} its control: {sentence}")
 
 
-def caveats_of(tests: Sequence[Test], *, is_control: bool, outcome: str) -> list[str]:
-    """Say what the first sentence does not cover."""
+def caveats_of(
+    tests: Sequence[Test], *, is_control: bool, outcome: str, tasks: Collection[str]
+) -> list[str]:
+    """Say what the first sentence does not cover; nothing of a ranking that is withheld.
+
+    Args:
+        tests: What the sentence rests on.
+        is_control: Whether it says if the instrument works.
+        outcome: What it says.
+        tasks: Tasks of GenEval among the prompts.
+    """
+    if outcome == WITHHELD:
+        return []
     caveats = []
+    if tests[0].measure.metric == "geneval_correct" and set(tasks) < set(TASKS):
+        name, without = tasks_words(tasks)
+        caveats.append(f"The {name}, {without}, is not GenEval's score, which is over all of them.")
     if outcome == "fail":
         caveats.append(
             "Until an arm trained on true texts beats one trained on other pictures' texts in both "

@@ -26,7 +26,7 @@ from eval.report_rows import Measure, primary_measure
 from eval.report_sections import Section, Sources, added_sections
 from eval.table import Table
 from eval.thumbnails import PIXELATED_SIDE, Example, caption_examples
-from eval.words import DIGITS, detail_of, name_of_axis, number, unit_of
+from eval.words import DIGITS, detail_of, is_share, name_of_axis, number, unit_of
 from launch.manifest import Manifest, write_bytes
 from recap.claims import AXES
 
@@ -196,7 +196,7 @@ def render_page(
         scorer_words=facts.scorer_words(scored_by(opened)),
         shown=page.tables["pictures"],
         difference_unit=unit_of(primary_measure(cfg.primary)),
-        unit="" if primary_measure(cfg.primary).metric == "clip_similarity" else "%",
+        unit="%" if is_share(primary_measure(cfg.primary)) else "",
         score_words=detail_of(primary_measure(cfg.primary)),
         conditions=_conditions(opened, answers),
         cost=cost,

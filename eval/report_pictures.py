@@ -135,7 +135,7 @@ def _values(
     table: ScoreTable, measure: Measure, arm: str, generations: Generations
 ) -> dict[str, float]:
     """Return the score of every pair's shown picture."""
-    rows = table.rows(measure, arm)
+    rows = table.rows(measure, arm, weighs_tasks=False)
     if rows is None:
         return {}
     first = min(generations.table["seed"].to_pylist(), default=0)

@@ -13,28 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
+from eval.artifacts import BY_SENTENCES, PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
 from eval.config import PrimaryConfig
+from eval.metrics import COMPLEMENT, PRIMARY, PRINTED
 from eval.pairing import Rows, match_rows, pair_rows
 from launch.errors import InputError
 
 CEILINGS = (PICTURES_ARM, RECONSTRUCTIONS_ARM)
 """Arms that are no models: what real pictures score, bare and through the autoencoder."""
-
-SCALE = {
-    "clip_similarity": 1.0,
-    "clip_similarity_sentences": 1.0,
-    "clip_distance": 1.0,
-    "claims_held": 100.0,
-    "geneval_correct": 100.0,
-    "words_exact": 100.0,
-    "words_right": 100.0,
-    "judge_yes": 100.0,
-    "questions_yes": 100.0,
-    "questions_yes_ancestors": 100.0,
-    "phrases_yes": 100.0,
-}
-"""Factor from stored to printed values: shares are printed as percentages."""
 
 CHECKS = {
     "geneval_correct": "all that the prompt says holds",
@@ -46,18 +32,6 @@ CHECKS = {
     "phrases_yes": "noun phrases seen (B-VQA)",
 }
 """What looks at pictures otherwise than by CLIP and claims, in printed order."""
-
-COMPLEMENT = {"words_right": "words_error_rate"}
-"""Printed measures that are 1 - a stored one, so that more is better wherever arms are compared."""
-
-METRIC_OF = {
-    "prompt_following": "claims_held",
-    "clip_similarity": "clip_similarity",
-    "judge_yes": "judge_yes",
-    "questions_yes": "questions_yes",
-    "phrases_yes": "phrases_yes",
-}
-"""Metric in the scores for each measure that a study may name as primary."""
 
 
 BEYOND = " \N{MINUS SIGN} "
@@ -165,11 +139,30 @@ class ScoreTable:
         """Return the `pair_id` behind a code."""
         return str(self._names["pair_id"][int(code)])
 
-    def rows(self, measure: Measure, arm: str, *, samples_seen: int | None = None) -> Rows | None:
-        """Return one arm's rows at one moment, the last unless told, or None if there are none.
+    def tasks(self, style: str) -> list[str]:
+        """Return the tasks of GenEval that prompts of a style belong to."""
+        return sorted({k[3] for k in self._groups if k[:2] == ("geneval_correct", style)})
 
-        The rows hold codes for pairs and prompts; `pair_name` and `prompt_name` resolve them. A
-        change is of pairs, which stand in the place of prompts.
+    def rows(
+        self,
+        measure: Measure,
+        arm: str,
+        *,
+        samples_seen: int | None = None,
+        weighs_tasks: bool = True,
+    ) -> Rows | None:
+        """Return one arm's rows at one moment, or None if there are none.
+
+        Args:
+            measure: What is measured.
+            arm: The arm.
+            samples_seen: The moment, the last unless told.
+            weighs_tasks: Weigh the rows of all tasks together so that their mean is that of the
+                tasks' means; otherwise each is the picture's own score.
+
+        Returns:
+            Rows with codes for pairs and prompts; `pair_name` and `prompt_name` resolve them. A
+            change is of pairs, which stand in the place of prompts.
         """
         if arm not in self.moments:
             return None
@@ -177,7 +170,7 @@ class ScoreTable:
         if BEYOND in measure.style:
             return self._change(measure, arm, moment)
         if measure.metric == "geneval_correct" and measure.axis is None:
-            return self._over_tasks(measure, arm, moment)
+            return self._over_tasks(measure, arm, moment, is_weighted=weighs_tasks)
         stored = COMPLEMENT.get(measure.metric, measure.metric)
         key = (stored, measure.style, measure.scoring or "", measure.axis or "")
         at = self._groups.get((*key, arm, moment))
@@ -193,7 +186,7 @@ class ScoreTable:
             )
         if measure.metric in COMPLEMENT:
             value = 1 - value
-        return Rows(pair, prompt, model_seed, seed, value * SCALE.get(measure.metric, 1.0))
+        return Rows(pair, prompt, model_seed, seed, value * _factor(measure))
 
     def _change(self, measure: Measure, arm: str, moment: int) -> Rows | None:
         """Return what every picture of one style scores beyond its partner of the other."""
@@ -215,20 +208,22 @@ class ScoreTable:
         model_seed = matched.model_seeds[matched.row]
         return Rows(pair, pair, model_seed, matched.seed, matched.difference)
 
-    def _over_tasks(self, measure: Measure, arm: str, moment: int) -> Rows | None:
+    def _over_tasks(
+        self, measure: Measure, arm: str, moment: int, *, is_weighted: bool
+    ) -> Rows | None:
         """Return the rows of all tasks, weighted so that each task weighs alike.
 
-        The mean over prompts is then the mean of the tasks' means, GenEval's score.
+        The mean over prompts is then the mean of the tasks' means; it is GenEval's score only
+        where all of `geneval.TASKS` are there.
         """
-        tasks = sorted({key[3] for key in self._groups if key[0] == measure.metric})
         of_task = [
             rows
-            for task in tasks
+            for task in self.tasks(measure.style)
             if (rows := self.rows(measure._replace(axis=task), arm, samples_seen=moment))
         ]
         if not of_task:
             return None
-        sizes = [len(np.unique(rows.pair)) for rows in of_task]
+        sizes = [len(np.unique(rows.pair)) if is_weighted else 1 for rows in of_task]
         weighted = [
             rows._replace(value=rows.value * sum(sizes) / (len(sizes) * size))
             for rows, size in zip(of_task, sizes, strict=True)
@@ -259,6 +254,11 @@ class ScoreTable:
         return pair_rows(one, other, names=(arm, than), name_of=name_of)
 
 
+def _factor(measure: Measure) -> float:
+    """Return the factor from stored to printed values; counts are not printed."""
+    return PRINTED[measure.metric].factor if measure.metric in PRINTED else 1.0
+
+
 def describe(measure: Measure) -> str:
     """Name a measure in words, for messages and tables."""
     match measure.metric:
@@ -286,19 +286,14 @@ def _spelled(style: str) -> str:
 
 def primary_measure(primary: PrimaryConfig) -> Measure:
     """Return what the study named as its measure."""
-    if primary.metric not in METRIC_OF:
-        raise InputError(
-            f"primary.metric: {primary.metric!r} is unknown; expected one of {', '.join(METRIC_OF)}"
-        )
+    metric = PRIMARY[primary.metric]
     if primary.against is not None:
-        scoring = primary.against if primary.metric == "clip_similarity" else None
-        return Measure(
-            METRIC_OF[primary.metric], change_of(primary.style, primary.against), scoring
-        )
-    if primary.metric != "clip_similarity":
-        return Measure(METRIC_OF[primary.metric], primary.style)
+        scoring = primary.against if metric in ("clip_similarity", BY_SENTENCES) else None
+        return Measure(metric, change_of(primary.style, primary.against), scoring)
+    if metric not in ("clip_similarity", BY_SENTENCES):
+        return Measure(metric, primary.style)
     scoring = primary.style if primary.scoring in (None, PROMPT_SCORING) else primary.scoring
-    return Measure("clip_similarity", primary.style, scoring)
+    return Measure(metric, primary.style, scoring)
 
 
 def order_arms(primary: PrimaryConfig, listed: Iterable[str]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from eval.intervals import Interval
+from eval.metrics import PRINTED
 from eval.report_answers import Answers, Cell, Difference
 from eval.report_rows import BEYOND, CHECKS, Measure
 from eval.stats import Comparison, Verdict
@@ -15,7 +16,6 @@ from eval.table import Table, Value, ends
 from eval.words import (
     CEILING_NAMES,
     DIGITS,
-    METRIC_NAMES,
     MINUS,
     NOTHING,
     bracket,
@@ -25,6 +25,7 @@ from eval.words import (
     number,
     p_value,
     plus_minus,
+    tasks_words,
     unit_of,
 )
 
@@ -103,7 +104,8 @@ def cells_table(
     rows = []
     for i, cell in enumerate(cells):
         digits = DIGITS[cell.measure.metric]
-        row = [_label(cell.measure, column) for column in first]
+        tasks = {c.measure.axis for c in cells if c.measure[:2] == cell.measure[:2]}
+        row = [_label(cell.measure, column, tasks=tasks) for column in first]
         if len(sizes) > 1:
             row.append(Value(f"{cell.num_prompts:,}", cell.num_prompts))
         row += [shown_mean(cell.means.get(arm), digits) for arm in arms]
@@ -135,7 +137,7 @@ def cells_table(
     )
 
 
-def _label(measure: Measure, column: str) -> Value:
+def _label(measure: Measure, column: str, *, tasks: Set[str | None] = frozenset()) -> Value:
     match column:
         case "prompt style":
             return Value(measure.style)
@@ -146,12 +148,14 @@ def _label(measure: Measure, column: str) -> Value:
             style, base = measure.style.split(BEYOND)
             return Value(f"{base} \N{RIGHTWARDS ARROW} {style}")
         case "measure":
-            return Value(METRIC_NAMES[measure.metric])
+            return Value(PRINTED[measure.metric].title)
         case "check":
             return Value(CHECKS[measure.metric])
         case "task":
-            is_score = measure.metric == "geneval_correct" and measure.axis is None
-            return Value("mean of the tasks" if is_score else (measure.axis or ""))
+            if measure.metric == "geneval_correct" and measure.axis is None:
+                name, note = tasks_words({task for task in tasks if task is not None})
+                return Value(name, note=note)
+            return Value(measure.axis or "")
         case _:
             return Value(name_of_axis(measure.axis))
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from eval.intervals import LEVEL, Array, Interval
+from eval.intervals import LEVEL, Array, Interval, is_spread, without_spread
 
 # Numbers of one block of resamples: small enough that a block stays in memory that is near.
 _BLOCK = 1 << 21
@@ -35,14 +35,17 @@ def bootstrap_interval(
 
     Source: Efron 1987, "Better bootstrap confidence intervals", for `bca`; the acceleration of a
     mean has a closed form, so no jackknife is run. Too few clusters make it too narrow: below
-    about 20 trust the t interval.
+    about 20 trust the t interval. Clusters that are all alike have an unbounded one.
     """
     values = np.asarray(values, np.float64)
     mean = float(values.mean())
+    error = values.std() / np.sqrt(len(values))
+    if not is_spread(error, largest=np.abs(values).max()):
+        return without_spread(mean, df=np.inf, level=level)
     means = np.concatenate(list(_resampled_means(values, resamples=resamples, seed=seed)))
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     spread = values - mean
-    if method == "bca" and spread.any():
+    if method == "bca":
         below = (np.sum(means < mean) + np.sum(means == mean) / 2) / resamples
         z0 = special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
         acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
@@ -88,14 +91,6 @@ def sign_flip_p(values: Float[np.ndarray, " P"], *, resamples: int, seed: int) -
         sums = 2 * (flips.astype(np.float64) @ values) - values.sum()
         reached += int(np.sum(np.abs(sums) >= observed))
     return (reached + 1) / (resamples + 1)
-
-
-def smallest_flip_p(num: int) -> float:
-    """Return the smallest two-sided p that flipping the signs of so many units can give.
-
-    Of the 2^num patterns the observed one and its mirror image always reach what was observed.
-    """
-    return min(1.0, 2.0 ** (1 - num))
 
 
 def generator_of(seed: int, stream: str) -> np.random.Generator:

@@ -24,9 +24,9 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Float
 
-from eval.intervals import Interval, smallest_detectable, t_interval, t_p
+from eval.intervals import Interval, smallest_detectable, smallest_flip_p, t_interval, t_p
 from eval.pairing import Paired
-from eval.resampling import bootstrap_interval, sign_flip_p, smallest_flip_p
+from eval.resampling import bootstrap_interval, sign_flip_p
 from eval.two_way import two_way_interval, two_way_p
 
 MIN_SEEDS = 4
@@ -104,12 +104,12 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the deciding interval alone allows to say."""
-        if self.deciding.is_above_zero:
-            return Verdict.BETTER
-        if self.deciding.is_below_zero:
-            return Verdict.WORSE
-        return Verdict.NOT_DISTINGUISHABLE
+        """What this comparison alone allows to say, uncorrected.
+
+        It is what the deciding interval says; where that cannot be computed, what swapping signs
+        does.
+        """
+        return self.verdict_at(self.p_value)
 
     def verdict_at(self, p_value: float) -> Verdict:
         """What may be said once the p-value has been corrected for other comparisons."""

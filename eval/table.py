@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import Interval
-from eval.words import MINUS, NOTHING
+from eval.words import MINUS, NOTHING, number
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ def shown_fact(value: Any) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
+        case float() if np.isinf(value):
+            return number(value, 0)
         case float():
             return f"{value:.4g}".replace("-", MINUS)
         case other:

@@ -104,6 +104,12 @@ def arm_pairs(arms: Sequence[str], asked: Sequence[Sequence[str]]) -> list[tuple
     ]
 
 
+def compared_of(stock: Mapping[str, Shelf], cfg: PreferenceConfig) -> list[Shelf]:
+    """Return the arms that any comparison shows."""
+    pairs = arm_pairs(list(stock), cfg.pairs)
+    return [shelf for arm, shelf in stock.items() if any(arm in pair for pair in pairs)]
+
+
 def make_trials(stock: Mapping[str, Shelf], cfg: PreferenceConfig) -> list[Trial]:
     """Draw the trials of a page, in its order.
 
@@ -112,11 +118,11 @@ def make_trials(stock: Mapping[str, Shelf], cfg: PreferenceConfig) -> list[Trial
         cfg: What is compared, how often, and the seed of every draw.
 
     Raises:
-        InputError: Fewer prompts than asked for have a picture of every arm in every style.
+        InputError: An arm lacks pictures that another has, or fewer prompts than asked for have a
+            picture in every style.
     """
     pairs = arm_pairs(list(stock), cfg.pairs)
-    compared = [arm for arm in stock if any(arm in pair for pair in pairs)]
-    spots = _draw_spots([stock[arm] for arm in compared], cfg)
+    spots = _draw_spots(compared_of(stock, cfg), cfg)
     trials: list[Trial] = []
     for number, question in enumerate(cfg.questions):
         asked = [
@@ -133,20 +139,54 @@ def make_trials(stock: Mapping[str, Shelf], cfg: PreferenceConfig) -> list[Trial
     return [trial._replace(place=place) for place, trial in enumerate(trials)]
 
 
-def _draw_spots(compared: Sequence[Shelf], cfg: PreferenceConfig) -> list[Spot]:
-    """Draw the prompts, and for each prompt and style one training seed and noise seed."""
+class Pool(NamedTuple):
+    """What prompts are drawn from."""
+
+    seeds: dict[tuple[str, str], list[tuple[int, int]]]
+    """(pair, style) -> training and noise seeds of which every arm has a picture."""
+
+    pairs: list[str]
+    """Pairs with pictures in every style, sorted."""
+
+    num_without: int
+    """Pairs left out, for which no arm drew every style."""
+
+
+def pool_of(compared: Sequence[Shelf], styles: Sequence[str]) -> Pool:
+    """Return the prompts of which every arm has a picture in every style.
+
+    Raises:
+        InputError: An arm lacks pictures of prompts that another arm has.
+    """
     shared = set.intersection(*(set(shelf.places) for shelf in compared))
     seeds: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for spot in sorted(shared):
         seeds.setdefault((spot.pair_id, spot.style), []).append((spot.model_seed, spot.seed))
-    candidates = sorted({pair for pair, _ in seeds})
-    candidates = [p for p in candidates if all((p, style) in seeds for style in cfg.styles)]
+    drawn = {(spot.pair_id, spot.style) for shelf in compared for spot in shelf.places}
+    lacking = sorted(drawn - seeds.keys())
+    if lacking:
+        pair, style = lacking[0]
+        spots = {shelf.arm: {s for s in shelf.places if s[:2] == lacking[0]} for shelf in compared}
+        absent = min(spots, key=lambda arm: len(spots[arm]))
+        raise InputError(
+            f"generations: {len(lacking):,} prompts have no picture of one training and noise seed "
+            f"in every arm, expected none; arm {absent} lacks prompt {pair}, style {style}, first. "
+            "Sample the missing pictures: a comparison over what happens to be there is none."
+        )
+    pairs = {pair for pair, _ in seeds}
+    whole = sorted(p for p in pairs if all((p, style) in seeds for style in styles))
+    return Pool(seeds=seeds, pairs=whole, num_without=len(pairs) - len(whole))
+
+
+def _draw_spots(compared: Sequence[Shelf], cfg: PreferenceConfig) -> list[Spot]:
+    """Draw the prompts, and for each prompt and style one training seed and noise seed."""
+    seeds, candidates, num_without = pool_of(compared, cfg.styles)
     if len(candidates) < cfg.num_prompts:
         raise InputError(
             f"generations: {len(candidates):,} prompts have a picture of every arm "
-            f"({', '.join(s.arm for s in compared)}) with one training and noise seed in every "
-            f"style ({', '.join(cfg.styles)}), expected at least num_prompts={cfg.num_prompts:,}. "
-            "Ask for fewer prompts or styles, or sample the missing ones."
+            f"({', '.join(s.arm for s in compared)}) in every style ({', '.join(cfg.styles)}) and "
+            f"{num_without:,} lack a style, expected at least num_prompts={cfg.num_prompts:,}. "
+            "Ask for fewer prompts or styles, or sample more."
         )
     ids = words([digest_bytes(p.encode()) for p in candidates])
     order = permutation(cfg.seed, "preference prompts", epoch=0, ids=ids)[: cfg.num_prompts]

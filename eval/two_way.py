@@ -11,7 +11,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from eval.intervals import LEVEL, Array, Interval
+from eval.intervals import (
+    LEVEL,
+    Array,
+    Interval,
+    is_spread,
+    smallest_flip_p,
+    without_spread,
+)
 from launch.errors import InputError
 
 TINY = np.finfo(float).tiny
@@ -46,6 +53,9 @@ def two_way_interval(matrix: Float[np.ndarray, "S P"], *, level: float = LEVEL) 
     over ten looks, in 99.5 to 99.9%. A pooled df after Satterthwaite goes down to 93.6 and 98.4%,
     a t interval over the seeds' means, which takes the prompts as given, to 0%.
 
+    Where seeds do not differ, and prompts by no more than chance, that variance is estimated as 0,
+    which it is not: the interval is unbounded.
+
     Source: Cochran and Cox 1950, "Experimental Designs", section 4.14, for the averaged quantile.
 
     Raises:
@@ -53,30 +63,41 @@ def two_way_interval(matrix: Float[np.ndarray, "S P"], *, level: float = LEVEL) 
     """
     if min(matrix.shape) < 2:
         raise InputError(
-            f"two-way interval: needs at least 2 training seeds and 2 prompts, got {matrix.shape}"
+            f"two-way interval: {matrix.shape[0]} training seeds and {matrix.shape[1]} prompts, "
+            "expected at least 2 of each. Train another seed of both arms, or draw more prompts."
         )
     num_seeds, num_prompts = matrix.shape
     squares, mean = mean_squares(matrix), float(matrix.mean())
+    error = standard_error(squares, size=matrix.size).item()
+    if not is_spread(error, largest=np.abs(matrix).max()):
+        return without_spread(mean, df=float(num_seeds - 1), level=level)
     half = half_width(squares, num_seeds=num_seeds, num_prompts=num_prompts, level=level).item()
-    variance = (squares.seeds + np.maximum(squares.prompts - squares.rest, 0.0)) / matrix.size
     return Interval(
-        estimate=mean, low=mean - half, high=mean + half, standard_error=float(np.sqrt(variance)),
+        estimate=mean, low=mean - half, high=mean + half, standard_error=error,
         df=float(num_seeds - 1), level=level, method="two-way over seeds and prompts",
     )  # fmt: skip
 
 
 def two_way_p(matrix: Float[np.ndarray, "*K S P"]) -> Float[np.ndarray, "*K"]:
-    """Return the p at which the two-way interval would just touch zero, of one or many matrices."""
+    """Return the p at which the two-way interval would just touch zero, of one or many matrices.
+
+    Where it is unbounded, p is the smallest that swapping signs unit by unit can give, of seeds or
+    of prompts, whichever are fewer: 2^(1 - units). Differences that are all zero have p = 1.
+    """
     num_seeds, num_prompts = matrix.shape[-2:]
     mean, squares = np.abs(matrix.mean(axis=(-2, -1))), mean_squares(matrix)
+    error = standard_error(squares, size=num_seeds * num_prompts)
+    is_known = is_spread(error, largest=np.abs(matrix).max(axis=(-2, -1)))
+    sought = np.where(is_known, mean, 0.0)
     low, high = np.zeros_like(mean), np.ones_like(mean)
     # The half-width falls from infinity to zero as p goes from 0 to 1; 60 halvings reach 1e-18.
     for _ in range(60):
         p = (low + high) / 2
         half = half_width(squares, num_seeds=num_seeds, num_prompts=num_prompts, level=1 - p)
-        is_wide = half >= mean  # equal where nothing varies: p is 1
+        is_wide = half >= sought
         low, high = np.where(is_wide, p, low), np.where(is_wide, high, p)
-    return np.asarray(high)
+    bound = np.where(mean == 0, 1.0, smallest_flip_p(min(num_seeds, num_prompts)))
+    return np.where(is_known, high, bound)
 
 
 def mean_squares(matrix: Float[np.ndarray, "*K S P"]) -> MeanSquares:
@@ -94,6 +115,12 @@ def mean_squares(matrix: Float[np.ndarray, "*K S P"]) -> MeanSquares:
         num_seeds * total((by_prompt - mean) ** 2) / (num_prompts - 1),
         total(rest**2) / ((num_seeds - 1) * (num_prompts - 1)),
     )
+
+
+def standard_error(squares: MeanSquares, *, size: int) -> Float[np.ndarray, "*K"]:
+    """Return the standard error of the mean of so many differences."""
+    variance = squares.seeds + np.maximum(squares.prompts - squares.rest, 0.0)
+    return np.asarray(np.sqrt(variance / size))
 
 
 def half_width(

@@ -16,22 +16,13 @@ import pyarrow as pa
 
 from eval.bradley_terry import Ballots
 from eval.intervals import Interval
+from eval.metrics import METRICS
 from eval.raters import Share, alpha, metric_agreement
 from eval.ratings import Pair, Ratings, rate
 from eval.stats import Verdict, holm
 from launch.errors import ArtifactError
 
-BETTER_IS = {
-    "clip_similarity": 1.0,
-    "claims_held": 1.0,
-    "geneval_correct": 1.0,
-    "words_exact": 1.0,
-    "words_error_rate": -1.0,
-    "judge_yes": 1.0,
-    "questions_yes": 1.0,
-    "questions_yes_ancestors": 1.0,
-    "phrases_yes": 1.0,
-}
+BETTER_IS = {m.name: float(m.better) for m in METRICS if m.better and m.repeats is None}
 """Metrics that are compared with votes, 1 where more is better, -1 where less is; the others are
 the same in another unit, or counts."""
 
@@ -221,7 +212,7 @@ def _predict(
             for row in decided:
                 left, right = (value_of.get(row[f"{s}_generation_id"]) for s in ("left", "right"))
                 if left is None or right is None:
-                    if left is right and metric != "clip_similarity":
+                    if left is right and not metric.startswith("clip_similarity"):
                         continue  # a prompt that says nothing of the kind has no such score
                     raise ArtifactError(
                         f"scores: {where}: no score of a picture that {row['rater']!r} voted on, "

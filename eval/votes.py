@@ -53,7 +53,7 @@ def votes(cfg: VotesConfig, run: Run) -> None:
         )
     digest = source_digest(cfg)
     assert digest is not None  # they were just read
-    run.external_input("source", cfg.votes[0].parent, digest)
+    run.external_input("source", min(path.parent for path in cfg.votes), digest)
     raters = sorted({vote.rater for vote in box.votes})
     plan: dict[str, object] = {
         "files": len(cfg.votes),

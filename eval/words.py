@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
-from eval.artifacts import PICTURES_ARM, RECONSTRUCTIONS_ARM
+from eval.artifacts import BY_SENTENCES, PICTURES_ARM, RECONSTRUCTIONS_ARM
+from eval.geneval import TASKS
 from eval.intervals import Interval
-from eval.report_rows import BEYOND, CHECKS, SCALE, Measure
+from eval.metrics import PRINTED
+from eval.report_rows import BEYOND, CHECKS, Measure
 from eval.stats import Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -14,29 +18,8 @@ MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 """Shown where there is no value."""
 
-DIGITS = {
-    "clip_similarity": 2,
-    "clip_similarity_sentences": 2,
-    "clip_distance": 4,
-    "claims_held": 1,
-    "geneval_correct": 1,
-    "words_exact": 1,
-    "words_right": 1,
-    "judge_yes": 1,
-    "questions_yes": 1,
-    "questions_yes_ancestors": 1,
-    "phrases_yes": 1,
-}
+DIGITS = {name: metric.digits for name, metric in PRINTED.items()}
 """Decimals that are printed."""
-
-METRIC_NAMES = {
-    "claims_held": "prompt following",
-    "clip_similarity": "CLIP similarity",
-    "judge_yes": "prompts judged to be shown",
-    "questions_yes": "questions answered yes",
-    "phrases_yes": "noun phrases seen",
-}
-"""Measures that a study may be about, in words."""
 
 AXIS_NAMES = {
     "objects": "objects and background",
@@ -72,12 +55,12 @@ def plus_minus(interval: Interval, digits: int) -> str:
     """Print half of a mean's interval; nothing where it is unbounded.
 
     Values that are all alike show no spread to make an interval of, however few they are: their
-    number is said instead of a width of zero.
+    number is said instead.
     """
-    if not np.isfinite(interval.half_width):
-        return ""
     if interval.standard_error == 0:
         return f"(all {interval.df + 1:.0f})"
+    if not np.isfinite(interval.half_width):
+        return ""
     return f"±{number(interval.half_width, digits)}"
 
 
@@ -101,7 +84,7 @@ def name_of_axis(axis: str | None) -> str:
 
 def name_of(measure: Measure) -> str:
     """Name what a comparison is about."""
-    name = METRIC_NAMES.get(measure.metric, "CLIP similarity")
+    name = PRINTED[measure.metric].title
     return f"the change of {name}" if BEYOND in measure.style else name
 
 
@@ -113,19 +96,39 @@ def detail_of(measure: Measure) -> str:
             measure.metric, f"cosine x 100 with {measure.scoring} captions"
         )
         return f"{what}, pictures of {style} prompts less those of {base} prompts"
-    if measure.metric == "claims_held":
-        return f"claims of {measure.style} prompts that hold"
+    match measure.metric:
+        case "claims_held":
+            return f"claims of {measure.style} prompts that hold"
+        case "geneval_correct":
+            return f"mean over the tasks of {measure.style} prompts"
+        case "words_exact" | "words_right":
+            return f"{measure.style} prompts that want words displayed"
     if measure.metric in CHECKS:
         return f"{CHECKS[measure.metric]}, {measure.style} prompts"
     text = (
         "the prompt itself" if measure.scoring == measure.style else f"{measure.scoring} captions"
     )
+    if measure.metric == BY_SENTENCES:
+        text = f"the sentences of {text}"
     return f"cosine x 100 of {measure.style} prompts' pictures with {text}"
 
 
 def unit_of(measure: Measure) -> str:
     """Name the unit of a difference."""
-    return "percentage points" if SCALE[measure.metric] == 100 else "points"
+    return "percentage points" if is_share(measure) else "points"
+
+
+def is_share(measure: Measure) -> bool:
+    """Say whether a measure is printed in percent."""
+    return PRINTED[measure.metric].factor == 100
+
+
+def tasks_words(tasks: Collection[str]) -> tuple[str, str]:
+    """Name the mean over GenEval's tasks, and say which are missing: it is the score with none."""
+    missing = [task for task in TASKS if task not in tasks]
+    if not missing:
+        return "GenEval score", f"mean of the {len(TASKS)} tasks"
+    return f"mean of {len(tasks)} of {len(TASKS)} tasks", f"without {', '.join(missing)}"
 
 
 def basis(comparison: Comparison) -> str:

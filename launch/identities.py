@@ -23,8 +23,14 @@ PACKED = "S16"
 as V16, because numpy drops trailing zeros of strings when it shows one."""
 
 
-def packed(digests: pa.Array | pa.ChunkedArray | Sequence[str]) -> NDArray[Any]:
+def packed(
+    digests: pa.Array | pa.ChunkedArray | Sequence[str], *, where: str = "identities given"
+) -> NDArray[Any]:
     """Pack identities given as 32 hexadecimal digits.
+
+    Args:
+        digests: The identities.
+        where: File or folder that they are from, for messages.
 
     Raises:
         InputError: One is not 32 hexadecimal digits.
@@ -32,15 +38,15 @@ def packed(digests: pa.Array | pa.ChunkedArray | Sequence[str]) -> NDArray[Any]:
     if not isinstance(digests, (pa.Array, pa.ChunkedArray)):
         digests = pa.array(digests, pa.string())
     blocks = digests.chunks if isinstance(digests, pa.ChunkedArray) else [digests]
-    return np.concatenate([np.empty(0, PACKED), *map(_packed, blocks)])
+    return np.concatenate([np.empty(0, PACKED), *(_packed(block, where) for block in blocks)])
 
 
-def _packed(block: pa.Array) -> NDArray[Any]:
+def _packed(block: pa.Array, where: str) -> NDArray[Any]:
     try:
         digits = block.cast(pa.binary()).cast(pa.binary(32))
     except pa.ArrowInvalid:
-        wrong = next(text for text in block.to_pylist() if len(text) != 32)
-        raise InputError(f"identity {wrong!r} is not 32 hexadecimal digits") from None
+        wrong = next(text for text in block.to_pylist() if text is None or len(text) != 32)
+        raise _malformed(wrong, where) from None
     if not len(block):
         return np.empty(0, PACKED)
     data = np.frombuffer(digits.buffers()[1], np.uint8)
@@ -52,8 +58,15 @@ def _packed(block: pa.Array) -> NDArray[Any]:
     is_hex = is_digit | (is_letter & ((codes | 32) >= 97) & ((codes | 32) <= 102))
     if not is_hex.all():
         wrong = block[int(np.argmin(is_hex.all(axis=1)))].as_py()
-        raise InputError(f"identity {wrong!r} is not 32 hexadecimal digits")
+        raise _malformed(wrong, where)
     return (nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(PACKED)[:, 0]
+
+
+def _malformed(identity: str | None, where: str) -> InputError:
+    return InputError(
+        f"{where}: identity {identity!r}, expected 32 hexadecimal digits. Make the artifact again; "
+        "identities are given at ingestion and never edited."
+    )
 
 
 def unpacked(identities: NDArray[Any]) -> list[str]:

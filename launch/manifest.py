@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -256,6 +256,29 @@ def describe_parts(folder: Path, names: list[str]) -> list[Part]:
         Part(name=n, digest=digest_file(folder / n), num_bytes=(folder / n).stat().st_size)
         for n in sorted(names)
     ]
+
+
+def refuse_changed_parts(manifest: Manifest, *, names: Collection[str] | None = None) -> None:
+    """Refuse a folder in which a part is gone or no longer the bytes that its manifest names.
+
+    Args:
+        manifest: Manifest of the folder.
+        names: Parts that will be read; None looks at all.
+
+    Raises:
+        ArtifactError: Naming the first such part.
+    """
+    for part in manifest.parts:
+        if names is not None and part.name not in names:
+            continue
+        path = manifest.folder / part.name
+        found = digest_file(path) if path.is_file() else None
+        if found != part.digest:
+            now = "is gone" if found is None else f"has changed (digest {found})"
+            raise ArtifactError(
+                f"{path}: {now}, expected the file that the manifest names (digest "
+                f"{part.digest}). Restore it, or delete the folder and make it again."
+            )
 
 
 def free_gib(path: Path) -> float:

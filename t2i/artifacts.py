@@ -227,7 +227,9 @@ def _open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     return file
 
 
-def _read_arrays(file: pq.ParquetFile, identity: str, *numbers: str) -> list[NDArray[Any]]:
+def _read_arrays(
+    file: pq.ParquetFile, identity: str, *numbers: str, where: Path
+) -> list[NDArray[Any]]:
     """Read a column of identities, packed, and columns of whole numbers, block by block."""
     num_rows = file.metadata.num_rows
     arrays: list[NDArray[Any]] = [np.empty(num_rows, identities.PACKED)]
@@ -235,7 +237,7 @@ def _read_arrays(file: pq.ParquetFile, identity: str, *numbers: str) -> list[NDA
     start = 0
     for block in file.iter_batches(columns=[identity, *numbers]):
         here = slice(start, start + len(block))
-        arrays[0][here] = identities.packed(block[identity])
+        arrays[0][here] = identities.packed(block[identity], where=str(where))
         for array, name in zip(arrays[1:], numbers, strict=True):
             array[here] = block[name].to_numpy()
         start = here.stop
@@ -562,8 +564,9 @@ class Latents:
 def open_latents(folder: Path) -> Latents:
     """Open a latents artifact; nothing is read until it is used."""
     manifest = read_manifest(folder, artifact=LATENTS, version=VERSIONS[LATENTS])
-    index = _open_table(Path(folder) / "index.parquet", LATENTS_SCHEMA)
-    ids, rows = _read_arrays(index, "sample_id", "row")
+    path = Path(folder) / "index.parquet"
+    index = _open_table(path, LATENTS_SCHEMA)
+    ids, rows = _read_arrays(index, "sample_id", "row", where=path)
     mean = np.load(Path(folder) / "mean.npy", mmap_mode="r", allow_pickle=False)
     std = np.load(Path(folder) / "std.npy", mmap_mode="r", allow_pickle=False)
     if mean.shape != std.shape or len(mean) != len(ids):
@@ -626,7 +629,9 @@ def open_text_states(folder: Path) -> TextStates:
     except (KeyError, TypeError, ValueError):
         raise ArtifactError(f"{path}: its metadata lacks dtype and width of the states") from None
     file = Path(folder) / (TOKENS_FILE if kept == TOKENS else STATES_FILE)
-    digests, offsets, lengths = _read_arrays(index, "text_digest", "offset", "num_tokens")
+    digests, offsets, lengths = _read_arrays(
+        index, "text_digest", "offset", "num_tokens", where=path
+    )
     num_tokens = int(lengths.sum())
     shape = (num_tokens,) if kept == TOKENS else (num_tokens, width)
     num_bytes = file.stat().st_size if file.is_file() else 0

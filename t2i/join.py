@@ -11,6 +11,7 @@ N pictures, K caption kinds
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +128,7 @@ def kind_digests(
     """
     found = KindDigests(np.zeros(len(ids), bool), np.zeros(len(ids), identities.PACKED))
     if kind == ALT:
-        _note(found, _alt_texts(images), ids=ids)
+        _note(found, _alt_texts(images), ids=ids, where=images.manifest.folder)
         return found
     holders = [c for c in captions if kind in c.kinds]
     if not holders:
@@ -138,7 +139,7 @@ def kind_digests(
             "captions=, or change caption_mix and required_kinds."
         )
     for holder in holders:
-        if num_twice := _note(found, holder.scan(kind), ids=ids):
+        if num_twice := _note(found, holder.scan(kind), ids=ids, where=holder.manifest.folder):
             raise InputError(
                 f"{num_twice:,} pictures have two captions of kind {kind!r}, one of them in "
                 f"{holder.manifest.folder}; a picture has one caption of a kind. Leave out one "
@@ -154,11 +155,13 @@ def _alt_texts(images: Images) -> Iterator[pa.RecordBatch]:
         yield named.filter(pc.fill_null(pc.not_equal(named["text"], ""), False))
 
 
-def _note(found: KindDigests, blocks: Iterator[pa.RecordBatch], *, ids: NDArray[Any]) -> int:
+def _note(
+    found: KindDigests, blocks: Iterator[pa.RecordBatch], *, ids: NDArray[Any], where: Path
+) -> int:
     """Note the captions of blocks; give the number of pictures that had one already."""
     num_twice = 0
     for block in blocks:
-        sample_ids = identities.packed(block["sample_id"])
+        sample_ids = identities.packed(block["sample_id"], where=str(where))
         place = identities.find(sample_ids, among=ids)
         is_known = place >= 0
         here = place[is_known]

@@ -57,8 +57,14 @@ class Study:
     moments: tuple[int, ...] = (100, 200, 300)
     has_claims: bool = True
     is_detected: bool = False
+    tasks: tuple[str, ...] = geneval.TASKS
+    """Tasks of its prompts, where they are detected."""
+
     is_long: bool = False
     """Texts are scored by their sentences too."""
+
+    is_alike: bool = False
+    """Every prompt scores what every other does, so that nothing is seen to vary."""
 
     retrieval: float = 0.6
     unmeasurable: tuple[str, ...] = ("words",)
@@ -327,7 +333,8 @@ def make_scores(
     inputs: list[Manifest],
 ) -> Manifest:
     generator = np.random.default_rng(7)
-    easy = {p.pair_id: generator.normal(0, 0.1) for p in prompts}
+    spread = 0.0 if study.is_alike else 1.0
+    easy = {p.pair_id: spread * generator.normal(0, 0.1) for p in prompts}
     table: list[dict[str, Any]] = []
 
     def add(row: dict[str, Any], level: float) -> None:
@@ -337,13 +344,13 @@ def make_scores(
             )
 
         for scoring in ("prompt", *(s for s in STYLES if s != row["prompt_style"])):
-            cosine = 0.2 + 0.3 * level + generator.normal(0, 0.01)
+            cosine = 0.2 + 0.3 * level + spread * generator.normal(0, 0.01)
             put("clip_similarity", 100 * cosine, scoring=scoring)
             put("clip_distance", 1 - cosine, scoring=scoring)
             if study.is_long:
                 put("clip_similarity_sentences", 100 * cosine - 3, scoring=scoring)
         if study.is_detected:
-            task = geneval.TASKS[int(row["pair_id"], 16) % len(geneval.TASKS)]
+            task = study.tasks[int(row["pair_id"], 16) % len(study.tasks)]
             put("geneval_correct", float(generator.uniform() < level), axis=task)
             put("words_exact", float(generator.uniform() < level))
             put("words_error_rate", float(np.clip(1 - level, 0, 1)))
@@ -351,7 +358,7 @@ def make_scores(
             readable = [a for a in AXES if a not in study.unmeasurable]
             axes = [None, *(geneval.AXES if study.is_detected else readable)]
             for axis in axes:
-                share = float(np.clip(level + generator.normal(0, 0.05), 0, 1))
+                share = float(np.clip(level + spread * generator.normal(0, 0.05), 0, 1))
                 put("claims_held", share, **({"axis": axis} if axis else {}))
                 put("claims_total", 4.0, **({"axis": axis} if axis else {}))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.intervals import ratio_interval, smallest_detectable, t_interval, t_p
+from eval.intervals import NO_SPREAD, ratio_interval, smallest_detectable, t_interval, t_p
 
 
 def test_the_t_interval_is_that_of_scipy() -> None:
@@ -17,6 +17,24 @@ def test_the_t_interval_is_that_of_scipy() -> None:
     interval = t_interval(values)
     assert (interval.low, interval.high) == pytest.approx(tuple(expected), rel=1e-12)
     assert t_p(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [5.0, -0.1, 1e-6])
+def test_values_without_spread_have_no_interval_and_the_p_of_swapped_signs(value: float) -> None:
+    alike = np.full(12, value)
+    found = t_interval(alike)
+    assert (found.low, found.high, found.method) == (-np.inf, np.inf, NO_SPREAD)
+    assert found.estimate == pytest.approx(value)
+    assert t_p(alike) == 2**-11
+    assert smallest_detectable(found) == np.inf
+    # Rounding is no spread: 0.1 added up and divided is not 0.1.
+    assert t_p(alike * (1 + 1e-14 * np.arange(12))) == 2**-11
+    assert t_p(alike * (1 + 1e-3 * np.arange(12))) < 2**-11
+
+
+def test_values_that_are_all_zero_are_no_evidence() -> None:
+    assert t_p(np.zeros(12)) == 1
+    assert t_interval(np.zeros(12)).high == np.inf
 
 
 def test_the_ratio_interval_treats_the_picture_as_the_unit() -> None:

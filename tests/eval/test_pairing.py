@@ -56,6 +56,14 @@ def test_a_missing_picture_is_named() -> None:
         pair_rows(shorter, one, names=("dsc", "ssc"))
 
 
+def test_a_prompt_without_a_training_seed_is_told_by_its_name() -> None:
+    rows = make_rows(np.zeros(10), seeds=2)
+    rows = rows._replace(pair=np.arange(10) % 5, prompt=np.arange(10) % 5)  # codes, as in a table
+    rows = Rows(*(np.delete(column, 8) for column in rows))
+    with pytest.raises(InputError, match=r"prompt 'a red fox' or .* training seed 1"):
+        pair_rows(rows, rows, name_of=["", "", "", "'a red fox'", ""].__getitem__)
+
+
 def test_two_rows_for_one_picture_are_refused() -> None:
     one = make_rows(np.zeros(5))
     double = Rows(*(np.concatenate([c, c[:1]]) for c in one))

@@ -228,6 +228,48 @@ def test_what_cannot_be_compared_is_refused_by_name(
     assert not (tmp_path / "never").exists()
 
 
+def test_a_prompt_that_an_arm_lacks_is_an_error_and_is_named(
+    make: Any, cfg: PreferenceConfig, tmp_path: Path
+) -> None:
+    made = make.world(tmp_path / "zoo", num=8)
+    prompts = make.prompts(made, {"human": ["a ring"] * 8})
+    folders = [
+        make.generations(
+            tmp_path / arm, made, prompts, arm=arm, styles=["human"],
+            change=lambda rows, arm=arm: rows[1:] if arm == "wombat" else rows,
+        )
+        for arm in ("quokka", "wombat")
+    ]  # fmt: skip
+    few = replace(cfg, generations=folders, prompts=prompts, num_prompts=1)
+    with pytest.raises(InputError, match=r"1 prompts have no picture .* arm wombat lacks prompt"):
+        write(few, tmp_path / "never")
+
+
+def test_prompts_without_every_style_are_left_out_and_counted(
+    make: Any, cfg: PreferenceConfig, tmp_path: Path
+) -> None:
+    made = make.world(tmp_path / "zoo", num=12)
+    prompts = make.prompts(made, {"human": ["a ring"] * 12, "dsc": ["a red ring"] * 12})
+    first: list[str] = []
+
+    def without_one(rows: Any) -> Any:
+        first.append(min(row.pair_id for row in rows))
+        return [row for row in rows if (row.style, row.pair_id) != ("dsc", first[0])]
+
+    folders = [
+        make.generations(
+            tmp_path / arm, made, prompts, arm=arm, styles=["human", "dsc"], change=without_one
+        )
+        for arm in ("quokka", "wombat")
+    ]
+    both = replace(
+        cfg, generations=folders, prompts=prompts, styles=["human", "dsc"], num_prompts=1
+    )
+    found = write(both, tmp_path / "page")
+    assert found.manifest.counts["prompts_without_a_style"] == 1
+    assert first[0] not in {trial.pair_id for trial in found.trials.values()}
+
+
 def test_settings_that_unblind_or_waste_are_refused(cfg: PreferenceConfig) -> None:
     for changed, words in (
         ({"questions": ["prompt_following", "style"]}, "must come last"),

@@ -164,6 +164,23 @@ def test_few_raters_are_taken_as_they_are() -> None:
     assert all(pair.difference.with_raters is not None for pair in many.pairs)
 
 
+def test_raters_and_prompts_without_influence_add_no_degrees_of_freedom() -> None:
+    made = ballots(prompts=10, raters=3, arms=2)
+    alone = rate(made, ARMS[:2]).pairs[0].difference
+    # Four raters more on twenty prompts more, who only ever saw the other two arms of four.
+    others = ballots(prompts=20, raters=4, arms=2, seed=1)
+    apart = others._replace(
+        first=others.first + 1, second=others.second + 1,
+        prompt=others.prompt + 10, rater=others.rater + 3,
+    )  # fmt: skip
+    both = Ballots(*(np.concatenate(columns) for columns in zip(made, apart, strict=True)))
+    found = rate(both, ARMS).pairs[0].difference
+    assert found.with_raters is None
+    assert found.given_raters.df == alone.given_raters.df == 9
+    assert found.given_raters.half_width == pytest.approx(alone.given_raters.half_width)
+    assert found.p_value == pytest.approx(alone.p_value)
+
+
 def test_raters_who_disagree_widen_the_interval_that_includes_them() -> None:
     made = ballots(prompts=30, raters=6, arms=2)
     split = made._replace(score=np.where(made.rater < 4, 0.9, 0.1) + 0.05 * (made.prompt % 2))
@@ -264,6 +281,16 @@ def test_ties_alone_are_no_difference() -> None:
     pair = rate(two_arms([0.5] * 10), ARMS[:2]).pairs[0]
     assert pair.difference.deciding.estimate == 0
     assert pair.difference.p_value == 1
+
+
+def test_prompts_that_all_say_the_same_have_no_interval() -> None:
+    prompt = np.repeat(np.arange(8), 2)
+    zero = np.zeros(16, np.int64)
+    made = Ballots(zero, zero + 1, np.tile([1.0, 0.5], 8), prompt, np.tile([0, 1], 8))
+    found = rate(made, ARMS[:2]).pairs[0].difference
+    assert found.deciding.estimate == pytest.approx(400 * np.log10(3))
+    assert (found.deciding.low, found.deciding.high) == (-np.inf, np.inf)
+    assert found.p_value == 2**-7
 
 
 def test_one_prompt_says_nothing_of_others() -> None:

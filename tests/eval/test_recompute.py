@@ -1,9 +1,10 @@
-"""Every figure of a report is what its rows say, computed by code that knows nothing of the report."""
+"""Every figure of a report is what its rows say, by formulas that know nothing of the report's."""
 
 from __future__ import annotations
 
 import ast
 import csv
+import io
 import shutil
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from eval import answers_again
 from eval.answers_again import Compared, scores_of
 from eval.config import RecomputeConfig, ReportConfig
 from eval.published import ROWS, read_rows, write_rows
-from eval.recompute import Checked, check, recompute
+from eval.recompute import Checked, _csv, check, recompute
 from eval.summary import SUMMARY
 from eval.two_way import two_way_p
 from launch.errors import ArtifactError
@@ -73,8 +74,19 @@ def test_every_figure_of_a_report_is_recomputed_from_its_rows(
         Study(effects={"real": 0.0, "dsc": 0.0}, retrieval=0.03, pairs=8, moments=(300,)),
         Study(is_detected=True, pairs=12, moments=(300,)),
         Study(is_long=True, pairs=8, moments=(300,)),
+        Study(is_alike=True, pairs=8, moments=(100, 300)),
+        Study(is_alike=True, seeds=4, pairs=8, moments=(300,)),
     ],
-    ids=["four seeds", "control", "worse", "withheld", "detector", "sentences"],
+    ids=[
+        "four seeds",
+        "control",
+        "worse",
+        "withheld",
+        "detector",
+        "sentences",
+        "alike",
+        "alike at four seeds",
+    ],
 )
 def test_reports_of_every_outcome_are_recomputed(tmp_path: Path, study: Study) -> None:
     folder, _ = make_report(tmp_path, study)
@@ -108,21 +120,56 @@ def test_the_verb_refuses_a_report_of_other_rows_and_names_the_number(tmp_path: 
     run = Run(out=tmp_path / "again", verb="eval recompute", config=cfg)
     recompute(cfg, run)
     run.close()
-    table = (tmp_path / "again/recomputed.csv").read_text().splitlines()
-    assert read_manifest(tmp_path / "again").counts["rows_out"] == len(table) - 1 > 50
+    with (tmp_path / "again/recomputed.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert read_manifest(tmp_path / "again").counts["rows_out"] == len(table) > 50
+    grid = [row for row in table if row["table"] == "grid" and row["column"] == "mean"]
+    assert grid
+    assert all(float(row["published"]) == pytest.approx(float(row["recomputed"])) for row in grid)
     rows = read_rows(folder / ROWS)
     values = rows["value"].to_numpy().copy()
     values[0] += 0.01
-    write_rows(folder / ROWS, rows.set_column(rows.schema.get_field_index("value"), "value",
-                                              pa.array(values)))  # fmt: skip
-    run = Run(out=tmp_path / "other", verb="eval recompute", config=cfg)
+    at = rows.schema.get_field_index("value")
+    write_rows(tmp_path / ROWS, rows.set_column(at, "value", pa.array(values)))
+    others = replace(cfg, rows=tmp_path / ROWS)
+    run = Run(out=tmp_path / "other", verb="eval recompute", config=others)
     with pytest.raises(ArtifactError, match="published numbers are not what the rows say, first"):
-        recompute(cfg, run)
+        recompute(others, run)
     run.close()
     assert not (tmp_path / "other/manifest.json").exists()
     (folder / ROWS).unlink()
     with pytest.raises(ArtifactError, match="no such file; expected the rows"):
         recompute(cfg, Run(out=tmp_path / "third", verb="eval recompute", config=cfg))
+
+
+@pytest.mark.parametrize("name", ["tables/grid.csv", SUMMARY, ROWS])
+def test_a_file_that_is_not_the_one_its_manifest_names_is_refused_before_it_is_read(
+    default: tuple[Path, ReportConfig], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(default[0], tmp_path / "report")
+    (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    cfg = RecomputeConfig(report=folder)
+    with pytest.raises(ArtifactError, match=rf"{name}: has changed \(digest .*Restore it"):
+        recompute(cfg, Run(out=tmp_path / "again", verb="eval recompute", config=cfg))
+
+
+def test_rows_of_changed_scores_are_refused(
+    default: tuple[Path, ReportConfig], tmp_path: Path
+) -> None:
+    folder, made = default
+    scores = shutil.copytree(made.scores, tmp_path / "scores")
+    with (scores / "scores.parquet").open("ab") as file:
+        file.write(b" ")
+    cfg = RecomputeConfig(report=folder, rows=scores / "scores.parquet")
+    with pytest.raises(ArtifactError, match=r"scores\.parquet: has changed"):
+        recompute(cfg, Run(out=tmp_path / "again", verb="eval recompute", config=cfg))
+
+
+def test_what_was_recomputed_is_written_so_that_it_can_be_read_again() -> None:
+    awkward = Checked("grid", 'prompt_style=a "b", c', "mean", np.float64(1), 1.5, 0.0)
+    (row,) = csv.DictReader(io.StringIO(_csv([awkward]).decode()))
+    assert row["where"] == awkward.where
+    assert (row["published"], row["recomputed"]) == ("1.0", "1.5")
 
 
 @pytest.mark.usefixtures("undrawn")

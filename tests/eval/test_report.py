@@ -120,7 +120,26 @@ def test_a_judge_at_chance_gives_no_ranking(tmp_path: Path) -> None:
     table = page[page.index('id="table-grid"') :]
     assert "▲" not in table[: table.index("</table>")]
     assert {r["verdict"] for r in records(folder, "grid")} == {"", "withheld"}
-    assert "No ranking is given" in (folder / SUMMARY).read_text()
+    summary = (folder / SUMMARY).read_text()
+    assert "No ranking is given" in summary
+    # What would stand beside a ranking speaks of one.
+    for words in ("training seed an arm", "the interval", "Not distinguishable does not mean"):
+        assert words not in summary
+
+
+def test_differences_without_spread_are_told_without_an_interval(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, Study(is_alike=True, moments=(100, 300)))
+    assert "dsc is better than real by 20.0 [no interval: 24 prompts without spread]" in (
+        headline_of(folder)
+    )
+    (primary,) = (r for r in records(folder, "primary") if not r["training_seed"])
+    assert (primary["low"], primary["high"], primary["bootstrap_low"]) == ("", "", "")
+    assert float(primary["p"]) == 2**-23
+    page = (folder / PAGE).read_text()
+    assert "[−∞, ∞]" in page  # noqa: RUF001
+    assert "nan" not in re.findall(r"<svg.*?</svg>", page, re.DOTALL)[0]
+    for path in (folder / "tables").glob("*.csv"):
+        assert not re.search(r"(?i)\b(inf|nan)\b", path.read_text()), path.name
 
 
 def test_a_judge_of_unknown_quality_gives_no_ranking() -> None:
@@ -641,6 +660,7 @@ def test_what_a_detector_and_ocr_find_is_told_by_task(tmp_path: Path) -> None:
         if (r["metric"], r["arm"], r["than"]) == ("geneval_correct", "dsc", "")
     }
     assert means[""] == pytest.approx(np.mean([means[task] for task in geneval.TASKS]))
+    assert re.search(r"GenEval score</span> <small>mean of the 6 tasks", page)
     # Fewer mistakes are the better result, so what is printed is the share of what is right.
     of_words = [r for r in rows if r["metric"] == "words_right" and r["arm"] == "dsc"]
     assert float(of_words[1]["difference"]) > 0

@@ -45,6 +45,18 @@ def test_one_prompt_alone_decides_nothing() -> None:
     assert comparison.p_value == 1
 
 
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "better"), (4, "not distinguishable")])
+def test_what_is_alike_everywhere_is_judged_by_swapping_signs_alone(
+    seeds: int, verdict: str
+) -> None:
+    comparison = compare(paired(np.full((seeds, 20), 5.0)), resamples=200)
+    assert comparison.verdict.value == verdict
+    assert comparison.verdict is comparison.verdict_at(comparison.p_value)
+    assert comparison.bootstrap is not None
+    for interval in (comparison.deciding, comparison.bootstrap):
+        assert (interval.low, interval.high) == (-np.inf, np.inf)
+
+
 def test_a_corrected_p_can_take_a_verdict_back() -> None:
     comparison = compare(paired(np.random.default_rng(1).normal(0.35, 1, size=(1, 60))))
     assert comparison.verdict is Verdict.BETTER

@@ -16,7 +16,7 @@ from eval.ballot_box import read_votes
 from eval.config import PreferenceConfig, VotesConfig
 from eval.preference import preference
 from eval.stats import Verdict, holm
-from eval.vote_answers import answer_votes
+from eval.vote_answers import BETTER_IS, answer_votes
 from eval.votes import source_digest, votes
 from eval.votes_artifact import Preference, Trial, open_preference, open_votes
 from eval.votes_tables import preference_tables
@@ -206,6 +206,37 @@ def test_the_summary_names_arms_verdicts_and_what_the_intervals_mean(voted: Path
         assert words in text
 
 
+def test_the_order_of_files_means_nothing(made: Preference, tmp_path: Path) -> None:
+    trial, other = list(made.trials.values())[:2]
+    files = [tmp_path / "a" / "early.jsonl", tmp_path / "b" / "late.jsonl"]
+    for file, times in zip(files, [(None, 900), (700, 1200)], strict=True):
+        file.parent.mkdir()
+        file.write_text(
+            line(made, trial, "left", milliseconds=times[0])
+            + line(made, other, "tie", milliseconds=times[1])
+        )
+    outs = []
+    for name, given in (("one", files), ("other", files[::-1])):
+        cfg = VotesConfig(preference=made.manifest.folder, votes=given, resamples=50)
+        outs.append(run_votes(cfg, tmp_path / name))
+    tables = [open_votes(out).table for out in outs]
+    assert tables[0].equals(tables[1])
+    assert sorted(tables[0]["milliseconds"].to_pylist()) == [700, 900]
+    assert len({read_manifest(out).digest for out in outs}) == 1
+
+
+def test_a_line_separator_within_a_name_ends_no_line(made: Preference, tmp_path: Path) -> None:
+    name = "Ada\u2028Lovelace"
+    trial = next(iter(made.trials.values()))
+    said = json.dumps(
+        {"page": made.page_digest, "rater": name, "trial": trial.trial_id, "choice": "left"},
+        ensure_ascii=False,
+    )
+    (tmp_path / "ada.jsonl").write_text(said + "\r\n", encoding="utf-8", newline="")
+    (vote,) = read_votes([tmp_path / "ada.jsonl"], made).votes
+    assert vote.rater == name
+
+
 def test_the_same_command_is_complete_and_other_votes_are_refused(
     voted: Path, made: Preference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +317,14 @@ def scores_of(made: Preference, value: Callable[[str], float], leave_out: int = 
     ][leave_out:]  # fmt: skip
     names = artifacts.SCORES_SCHEMA.names
     return artifacts.scores_table({name: [row[name] for row in rows] for name in names})
+
+
+def test_every_metric_that_ranks_is_compared_with_votes_in_one_unit() -> None:
+    assert set(BETTER_IS) == set(artifacts.METRICS) - {
+        "clip_distance", "claims_total", "claims_abstained",
+    }  # fmt: skip
+    assert BETTER_IS["clip_similarity_sentences"] == 1
+    assert BETTER_IS["words_error_rate"] == -1
 
 
 def test_a_metric_that_ranks_as_raters_do_predicts_their_votes(

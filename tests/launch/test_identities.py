@@ -58,5 +58,5 @@ def test_a_value_is_repeated_from_its_second_place_on(values: list[int]) -> None
 
 @pytest.mark.parametrize("wrong", ["ab", "g" * 32, "0" * 31 + " ", "a" * 33, "\u00e9" * 16])
 def test_what_is_no_identity_is_named(wrong: str) -> None:
-    with pytest.raises(InputError, match=f"identity '{wrong}' is not 32 hexadecimal digits"):
+    with pytest.raises(InputError, match=f"identity '{wrong}', expected 32 hexadecimal digits"):
         packed(["0" * 32, wrong])
