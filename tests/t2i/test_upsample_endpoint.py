@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import signal
 import subprocess
@@ -26,12 +25,11 @@ from tests.recap.chat_server import KEY, ChatServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import payload, run_verb
-from llama_server import model_file
 
 REPOSITORY = Path(__file__).parents[2]
 NUM = 24
 WISHES = [f'a red ring number {n} and a sign saying "GO"' for n in range(NUM)]
-INSTRUCTION = "Describe at length: {prompt}"
+INSTRUCTION = "Describe at length {prompt}"
 
 
 def table(out: Path, wishes: list[str]) -> Path:
@@ -158,7 +156,7 @@ def test_what_breaks_a_rule_is_tried_anew_and_refusals_are_counted(
     asked = {number_of(item): num for item, num in server.answered.items()}
     assert asked == {n: {4: 2}.get(n, 3 if n in (1, 2, 3, 5) else 1) for n in range(NUM)}
     tries = read_attempts(tmp_path / "out" / "rewrites.parquet")
-    assert [a.text for a in tries if a.pair_id == f"{1:032x}"] == ["I'm sorry, I can't."] * 3
+    assert [a.rewrite for a in tries if a.pair_id == f"{1:032x}"] == ["I'm sorry, I can't."] * 3
 
 
 def test_troubles_of_the_server_change_nothing(tmp_path: Path, prompts: Path) -> None:
