@@ -1,7 +1,8 @@
 """BLEU and CIDEr-D: how many words a caption shares with people's captions of the same picture.
 
 Both work on words that somebody else has cut; `recap.words` has the plain way to cut them. What
-they say depends on the references as much as on the captions: a true caption in other words scores low.
+they say depends on the references as much as on the captions: a true caption in other words scores
+low.
 """
 
 from __future__ import annotations
