@@ -30,7 +30,7 @@ def test_a_displayed_word_is_a_claim_like_any_other() -> None:
     original = 'a red ring and a sign that says "CX"'
     kept, lost = 'There is a red ring. A sign reads "CX".', 'There is a red ring. A sign reads "C".'
     assert losses(kept, original=original, claims=read(original)) == []
-    assert losses(lost, original=original, claims=read(original)) == ["lost_claims"]
+    assert "lost_claims" in losses(lost, original=original, claims=read(original))
 
 
 @pytest.mark.parametrize(
