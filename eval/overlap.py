@@ -14,7 +14,6 @@ G runs of one length, T words of a block, V words that prompts use
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain, islice
@@ -31,6 +30,7 @@ from eval.intervals import wilson_interval
 from launch.errors import ConfigError
 from launch.identities import find, packed
 from recap.artifacts import Captions, Images
+from recap.words import words_of
 from t2i.artifacts import Prompts
 
 RUN: Final = 8
@@ -39,13 +39,6 @@ RUN: Final = 8
 ALT: Final = "alt"
 _BLOCK: Final = 4096
 """Captions looked at together."""
-
-_WORD: Final = re.compile(r"\w+(?:'\w+)*")
-
-
-def words_of(text: str) -> list[str]:
-    """Cut a text into lower-case words, without punctuation."""
-    return _WORD.findall(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").lower())
 
 
 class Occurrences(NamedTuple):

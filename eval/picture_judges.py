@@ -9,7 +9,8 @@ N pictures, H height, W width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,13 +21,13 @@ from eval.clip import ClipScorer
 from eval.colours import ColourNamer
 from eval.config import DetectorConfig, ScoreConfig
 from eval.detect import Detector, files_of, load_detector
-from eval.text import Reader, compare, load_reader, words_of
+from eval.text import Reader, compare, displayed_words, load_reader
 from eval.verdicts import Tally, tally
 from launch.errors import ConfigError
 from launch.manifest import digest_file
 from launch.run import Run
 from recap.claims import Claim
-from t2i.artifacts import Prompt
+from t2i.artifacts import Prompt, Prompts
 
 
 class ScoreRow(NamedTuple):
@@ -73,7 +74,7 @@ def load_judges(
     cfg: ScoreConfig,
     *,
     clip: ClipScorer,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     claims: dict[str, list[Claim]],
 ) -> list[PictureJudge]:
     """Load the judges that the settings name.
@@ -81,7 +82,7 @@ def load_judges(
     Args:
         cfg: Settings.
         clip: The CLIP that scores; it tells colours, and its device is the detector's.
-        prompts: All prompts.
+        prompts: The prompts artifact.
         claims: Claims of the prompts that make any, by `prompt_id`.
 
     Raises:
@@ -93,7 +94,8 @@ def load_judges(
         detector = load_detector(cfg.detector, device=device)
         judges.append(DetectorJudge(detector, rules=cfg.detector, clip=clip, claims=claims))
     if cfg.ocr:
-        judges.append(WordsJudge(load_reader(threads=cfg.threads), prompts, claims=claims))
+        reader, asked_for = load_reader(threads=cfg.threads), prompts.asked_for()
+        judges.append(WordsJudge(reader, prompts.rows, claims=claims, asked_for=asked_for))
     return judges
 
 
@@ -205,14 +207,25 @@ class DetectorJudge:
 
 
 class WordsJudge:
-    """Compares displayed words with those that prompts want shown."""
+    """Compares displayed words with those that prompts want shown; a rewrite, its original."""
 
     name = "ocr"
 
     def __init__(
-        self, reader: Reader, prompts: Sequence[Prompt], *, claims: dict[str, list[Claim]]
+        self,
+        reader: Reader,
+        prompts: Sequence[Prompt],
+        *,
+        claims: dict[str, list[Claim]],
+        asked_for: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        wanted = {p.prompt_id: words_of(p.prompt, claims.get(p.prompt_id, ())) for p in prompts}
+        wanted = {
+            p.prompt_id: displayed_words(
+                asked_for.get(p.prompt_id, p.prompt), claims.get(p.prompt_id, ())
+            )
+            for p in prompts
+        }
+        self.num_rewritten = sum(asked_for.get(p.prompt_id, p.prompt) != p.prompt for p in prompts)
         self.reader = reader
         self.wanted = {prompt_id: words for prompt_id, words in wanted.items() if words}
         if not self.wanted:
@@ -245,4 +258,6 @@ class WordsJudge:
 
     def describe(self) -> dict[str, Any]:
         """Return everything that its scores depend on, for a recipe."""
-        return {**self.reader.describe(), "prompts": len(self.wanted)}
+        told = {**self.reader.describe(), "prompts": len(self.wanted)}
+        # Of a rewrite, the original's words are looked for; tables without any are as before.
+        return told | ({"judged_by_originals": self.num_rewritten} if self.num_rewritten else {})

@@ -96,7 +96,7 @@ def caveats_of(
     if outcome == WITHHELD:
         return []
     caveats = []
-    if tests[0].measure.metric == "geneval_correct" and set(tasks) < set(TASKS):
+    if tests and tests[0].measure.metric == "geneval_correct" and set(tasks) < set(TASKS):
         name, without = tasks_words(tasks)
         caveats.append(f"The {name}, {without}, is not GenEval's score, which is over all of them.")
     if outcome == "fail":

@@ -95,7 +95,7 @@ def load_scorer(
         measurable=frozenset(axis for axis, is_read in judge.measurable.items() if is_read),
         scoring=scoring,
         claims=claims,
-        judges=picture_judges.load_judges(cfg, clip=model, prompts=prompts.rows, claims=claims),
+        judges=picture_judges.load_judges(cfg, clip=model, prompts=prompts, claims=claims),
         batch_size=cfg.batch_size,
     )
 

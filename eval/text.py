@@ -13,7 +13,6 @@ H height, W width
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from jaxtyping import UInt8
 from launch.errors import ConfigError
 from launch.manifest import digest_file
 from recap.claims import Claim
+from recap.words import quotations
 
 if TYPE_CHECKING:
     from rapidocr import RapidOCR
@@ -38,12 +38,6 @@ FORMULA = (
 MIN_CONFIDENCE: Final = 0.5
 """Lines that OCR is less sure of are not read."""
 
-# A single quote opens and closes words only where it is no apostrophe: not between letters.
-_QUOTED: Final = re.compile(
-    r'"([^"\n]+)"|“([^”\n]+)”|„([^“”\n]+)[“”]|«([^»\n]+)»|‘([^‘\n]+?)’(?!\w)'  # noqa: RUF001
-    r"|(?<!\w)'([^'\n]+(?:(?<=\w)'(?=\w)[^'\n]+)*)'(?!\w)"
-)
-
 
 class Words(NamedTuple):
     """How well a picture shows the words of its prompt."""
@@ -55,11 +49,10 @@ class Words(NamedTuple):
     """Mean character error rate, in [0, 1]."""
 
 
-def words_of(prompt: str, claims: Iterable[Claim] = ()) -> list[str]:
+def displayed_words(prompt: str, claims: Iterable[Claim] = ()) -> list[str]:
     """Return the words that a prompt wants shown, normalised, each once, in order."""
-    quoted = [next(filter(None, found)) for found in _QUOTED.findall(prompt)]
     said = [claim.text for claim in claims if claim.text is not None]
-    found = (normalise(words) for words in [*quoted, *said])
+    found = (normalise(words) for words in [*quotations(prompt), *said])
     return list(dict.fromkeys(words for words in found if words))
 
 

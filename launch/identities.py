@@ -75,7 +75,7 @@ def unpacked(identities: NDArray[Any]) -> list[str]:
     return [digits[start : start + 32] for start in range(0, len(digits), 32)]
 
 
-def words_of(identities: NDArray[Any]) -> UInt64[np.ndarray, " N"]:
+def heads_of(identities: NDArray[Any]) -> UInt64[np.ndarray, " N"]:
     """Give the first 64 bits of each, as `launch.keyed.words` reads them off the digits."""
     halves = np.ascontiguousarray(identities).view(">u8").reshape(-1, 2)
     return halves[:, 0].astype(np.uint64)
@@ -95,7 +95,7 @@ def find(
         return np.full(len(wanted), -1, np.int64)
     in_order = among if order is None else among[order]
     # Numbers are compared ten times as fast as strings; equal halves are rare enough to look twice.
-    heads, wanted_heads = words_of(in_order), words_of(wanted)
+    heads, wanted_heads = heads_of(in_order), heads_of(wanted)
     place = np.minimum(np.searchsorted(heads, wanted_heads), len(among) - 1)
     is_unsure = (heads[place] == wanted_heads) & (in_order[place] != wanted)
     if is_unsure.any():

@@ -23,11 +23,11 @@ whatever a server says. Torch-free; the client comes with the extra `endpoint`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from launch.errors import InputError
 from recap.answer_ledger import Ledger
@@ -36,7 +36,17 @@ from recap.asking import OVERHEAD_TOKENS, Asker, read_line
 from recap.config import EndpointConfig
 from recap.pace import USD, price
 
-__all__ = ["Answer", "Answers", "EndpointConfig", "Expected", "Request", "ask_all", "expect"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "EndpointConfig",
+    "Expected",
+    "Request",
+    "ask_all",
+    "expect",
+    "plan_of",
+    "tell",
+]
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,59 @@ def expect(
         output_tokens=num * cfg.max_output_tokens,
     )
     return Expected(sent, said, usd / USD, most / USD)
+
+
+def plan_of(
+    cfg: EndpointConfig,
+    *,
+    num: int,
+    num_bytes: int,
+    output_tokens: int,
+    has_pictures: bool = False,
+) -> dict[str, object]:
+    """Say in a plan's words what questions will take; arguments are those of `expect`."""
+    cost = expect(
+        cfg, num=num, num_bytes=num_bytes, has_pictures=has_pictures, output_tokens=output_tokens
+    )
+    usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries"
+    return {
+        "asked": f"{cfg.model} at {cfg.base_url}",
+        "expected tokens": f"about {cost.input_tokens:,} in, {cost.output_tokens:,} out",
+        "expected cost": usd if cost.most_usd else "no prices given",
+        "budget": "none" if cfg.budget_usd is None else f"{cfg.budget_usd:.2f} USD",
+    }
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """What `tell` needs of a run folder, which imports torch."""
+
+    verb: str
+
+    def log(self, event: str, **fields: object) -> None:
+        """Write a line into the run's log."""
+
+
+def tell(run: Telling, done: Sequence[Answers]) -> None:
+    """Log and print what came of one or several calls of `ask_all` with one ledger."""
+    rejected: Counter[str] = Counter()
+    for answers in done:
+        rejected.update(answers.rejected)
+    told = {
+        "asked": sum(answers.num_asked for answers in done),
+        "from_ledger": sum(answers.num_old for answers in done),
+        "retries": sum(answers.num_retries for answers in done),
+        "input_tokens": sum(answers.input_tokens for answers in done),
+        "output_tokens": sum(answers.output_tokens for answers in done),
+    }
+    spent = done[-1].spent_usd if done else 0.0
+    run.log("endpoint", **told, rejected=dict(sorted(rejected.items())), spent_usd=spent)
+    print(
+        f"{run.verb}: asked {told['asked']:,}, from the ledger {told['from_ledger']:,}, sent again "
+        f"{told['retries']:,}, {told['input_tokens']:,} tokens in, {told['output_tokens']:,} out, "
+        f"{spent:.4f} USD in all",
+        flush=True,
+    )
 
 
 def ask_all(

@@ -1,13 +1,13 @@
 """BLEU and CIDEr-D: how many words a caption shares with people's captions of the same picture.
 
-Both work on words that somebody else has cut; `words_of` is the plain way to cut them. What they
-say depends on the references as much as on the captions: a true caption in other words scores low.
+Both work on words that somebody else has cut; `recap.words` has the plain way to cut them. What
+they say depends on the references as much as on the captions: a true caption in other words scores
+low.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -23,14 +23,8 @@ LONGEST = 4
 LENGTH_SPREAD = 6.0
 """Standard deviation, in words, of CIDEr-D's penalty for another length than the reference's."""
 
-_WORD = re.compile(r"\w+(?:'\w+)*")
 _TINY, _SMALL = 1e-15, 1e-9
 """Keep logarithms finite where nothing matches, as the COCO caption evaluation does."""
-
-
-def words_of(text: str) -> list[str]:
-    """Cut a text into lower-case words, without punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def grams_of(words: Words) -> Grams:

@@ -16,9 +16,10 @@ from jaxtyping import Int64
 
 from launch.parts import pending
 from launch.run import Run
+from recap import endpoint
 from recap.artifacts import CaptionRow, Images
 from recap.config import GateConfig, TeacherConfig
-from recap.endpoint import Answer, Expected, Request, ask_all, expect
+from recap.endpoint import Answer, Request, ask_all
 from recap.gates import Written, broken_rules_of_part
 from recap.pictures import shrink
 from recap.quarantine import Finished, store
@@ -31,28 +32,15 @@ MANY_TOKENS: Final = 130
 """The same of any other kind: a description, or a list of tags."""
 
 
-def expected(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> Expected:
-    """Estimate what pictures will cost."""
-    return expect(
+def plan_of(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> dict[str, object]:
+    """Say in a plan's words what pictures will cost."""
+    return endpoint.plan_of(
         cfg.endpoint,
         num=num_pictures,
         num_bytes=len(cfg.instruction.encode()) + len(repr(schema_of(kinds))),
         has_pictures=True,
         output_tokens=sum(USUAL_TOKENS.get(kind, MANY_TOKENS) for kind in kinds),
     )
-
-
-def plan_of(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> dict[str, object]:
-    """Say in a plan's words what pictures will cost."""
-    cost = expected(cfg, kinds=kinds, num_pictures=num_pictures)
-    budget = cfg.endpoint.budget_usd
-    usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries"
-    return {
-        "asked": f"{cfg.endpoint.model} at {cfg.endpoint.base_url}",
-        "expected tokens": f"about {cost.input_tokens:,} in, {cost.output_tokens:,} out",
-        "expected cost": usd if cost.most_usd else "no prices given",
-        "budget": "none" if budget is None else f"{budget:.2f} USD",
-    }
 
 
 def schema_of(kinds: Sequence[str]) -> dict[str, Any]:
@@ -127,22 +115,7 @@ def write_parts(
             requests(), cfg=vlm.endpoint, ledger=vlm.ledger or run.out / LEDGER, on_answer=keep
         )
     finished.look(names, is_final=True)
-    run.log(
-        "endpoint",
-        asked=done.num_asked,
-        from_ledger=done.num_old,
-        retries=done.num_retries,
-        rejected=done.rejected,
-        input_tokens=done.input_tokens,
-        output_tokens=done.output_tokens,
-        spent_usd=done.spent_usd,
-    )
-    print(
-        f"{run.verb}: asked {done.num_asked:,}, from the ledger {done.num_old:,}, sent again "
-        f"{done.num_retries:,}, {done.input_tokens:,} tokens in, {done.output_tokens:,} out, "
-        f"{done.spent_usd:.4f} USD in all",
-        flush=True,
-    )
+    endpoint.tell(run, [done])
     return Counts(
         rows_out=finished.num_captions - finished.num_gated,
         gated=finished.num_gated,

@@ -265,6 +265,10 @@ class Prompt(NamedTuple):
     """JSON of the questions that a picture of it is asked (`t2i.questions`)."""
 
 
+REWRITTEN = "rewritten"
+"""Style of a public list's own rewrites of its first style."""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """A prompts artifact: `prompts.parquet`.
@@ -291,6 +295,28 @@ class Prompts:
         """Return every row."""
         columns = (self.table[name].to_pylist() for name in Prompt._fields)
         return [Prompt(*row) for row in zip(*columns, strict=True)]
+
+    @property
+    def rewritten_from(self) -> dict[str, str]:
+        """Return, for each style that rewrites another, that other one."""
+        recipe = self.manifest.recipe
+        found = dict(recipe.get("rewritten_before", {}))
+        if recipe.get("verb") == "t2i upsample":
+            found[recipe["name"]] = recipe["style"]
+        if recipe.get("verb") == "t2i prompt-list" and REWRITTEN in self.styles[1:]:
+            found[REWRITTEN] = self.styles[0]
+        return found
+
+    def asked_for(self) -> dict[str, str]:
+        """Return by `prompt_id` what somebody asked for: of a rewrite, the original's words."""
+        texts = {(row.pair_id, row.style): row.prompt for row in self.rows}
+        of, found = self.rewritten_from, {}
+        for row in self.rows:
+            style = row.style
+            while style in of:
+                style = of[style]
+            found[row.prompt_id] = texts.get((row.pair_id, style), row.prompt)
+        return found
 
     def texts(self, style: str) -> dict[str, str]:
         """Return the prompts of one style by `pair_id`."""

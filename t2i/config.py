@@ -8,6 +8,7 @@ from typing import ClassVar, Final, Literal
 
 from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
+from recap.endpoint import EndpointConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -676,11 +677,21 @@ INSTRUCTION = (
 class UpsampleConfig:
     """Add a style to a prompt table: prompts rewritten as descriptions by a language model."""
 
+    SINCE_LATER: ClassVar = frozenset({"endpoint"})
+
     prompts: Path
     """Prompts artifact."""
 
-    rewriter: Path
+    rewriter: Path | None = None
     """Rewriter artifact, a transformers folder, hub id or GGUF file."""
+
+    endpoint: EndpointConfig | None = None
+    """A chat server in place of a rewriter; its `max_output_tokens` stands for `max_tokens`, and
+    its own temperature and seed are those of the first attempt."""
+
+    ledger: Path | None = None
+    """File that keeps every answer of a server; several runs may share one. None is `ledger.jsonl`
+    in the run folder."""
 
     style: str = "human"
     """Style that is rewritten."""
@@ -733,6 +744,12 @@ class UpsampleConfig:
             raise ConfigError(
                 f"temperature and top_p must be above 0, got {self.temperature:g} and "
                 f"{self.top_p:g}"
+            )
+        if (self.rewriter is None) == (self.endpoint is None):
+            raise ConfigError(
+                "give either rewriter=, a folder, a hub id or a GGUF file, or endpoint.model= with "
+                "endpoint.base_url=, a chat server; got "
+                + ("neither" if self.rewriter is None else "both")
             )
         if "{prompt}" not in self.instruction:
             raise ConfigError(

@@ -2,7 +2,8 @@
 
 It learns from pairs of texts of one training picture: a short one in, the descriptive caption out.
 A pair whose caption loses what the short text says is left out and counted, so that keeping is what
-is learned. What is saved is a model and a tokenizer in the standard format.
+is learned; what is measured is measured on all pairs of the pictures held out. What is saved is a
+model and a tokenizer in the standard format.
 
 B batch, L tokens
 """
@@ -65,7 +66,7 @@ class Pairs(NamedTuple):
     train: list[Pair]
     held_out: list[Pair]
     rejected: dict[str, int]
-    """Pairs left out, by rule."""
+    """Pairs to learn from that are left out, by rule."""
 
 
 def fit(cfg: FitRewriterConfig, run: Run) -> None:
@@ -84,7 +85,8 @@ def fit(cfg: FitRewriterConfig, run: Run) -> None:
 
     pairs = choose_pairs(candidates, cfg)
     tokenizer = _tokenizer(pairs.train, cfg)
-    train, num_long = _tokenize(pairs.train, tokenizer, cfg)
+    train, num_long = _tokenize(pairs.train, tokenizer, cfg, what="pairs to learn from")
+    measured, num_long_held = _tokenize(pairs.held_out, tokenizer, cfg, what="held-out pairs")
     model = build(cfg, vocab_size=len(tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0)
     order = EpochOrder(cfg.seed, "rewriter.order", _ids(train))
@@ -119,10 +121,11 @@ def fit(cfg: FitRewriterConfig, run: Run) -> None:
             if is_saved and step < num_steps:
                 checkpoints.save(step, training_tensors(model=model, optimizer=optimizer), {})
 
-    quality = measure(model.eval(), tokenizer, pairs.held_out, cfg=cfg)
+    quality = measure(model.eval(), tokenizer, pairs.held_out, tokens=measured, cfg=cfg)
     model.save_pretrained(run.out)
     tokenizer.save_pretrained(run.out)
     write_json(run.out / "quality.json", {**quality, "vocab_size": len(tokenizer)})
+    # Of a held-out pair that is too long only the loss is not measured: it is no rejected row.
     made = ["config.json", "generation_config.json", "model.safetensors"]
     rejected = {**pairs.rejected, "longer_than_max_tokens": num_long}
     run.finish(
@@ -133,6 +136,7 @@ def fit(cfg: FitRewriterConfig, run: Run) -> None:
             "rows_in": len(candidates),
             "rows_out": len(train) + len(pairs.held_out),
             "held_out": len(pairs.held_out),
+            "held_out_longer_than_max_tokens": num_long_held,
         },
         rejected=rejected,
         parts=[*made, "tokenizer.json", "tokenizer_config.json", "quality.json"],
@@ -183,7 +187,7 @@ def read_pairs(cfg: FitRewriterConfig, run: Run) -> list[Pair]:
 
 
 def choose_pairs(pairs: Sequence[Pair], cfg: FitRewriterConfig) -> Pairs:
-    """Keep the pairs whose target loses nothing of its source, and hold some pictures out.
+    """Hold some pictures out with all their pairs; of the others, keep what loses nothing.
 
     Raises:
         InputError: Nothing is left to learn from, or to measure on.
@@ -194,10 +198,12 @@ def choose_pairs(pairs: Sequence[Pair], cfg: FitRewriterConfig) -> Pairs:
     held = {ids[i] for i in order[:num_held].tolist()}
     found = Pairs([], [], {})
     for pair in pairs:
-        if lost := losses(pair.target, original=pair.source, claims=pair.claims):
+        if pair.sample_id in held:
+            found.held_out.append(pair)
+        elif lost := losses(pair.target, original=pair.source, claims=pair.claims):
             found.rejected[lost[0]] = found.rejected.get(lost[0], 0) + 1
         else:
-            (found.held_out if pair.sample_id in held else found.train).append(pair)
+            found.train.append(pair)
     if not found.train or not found.held_out:
         raise InputError(
             f"{cfg.images}: {len(found.train):,} pairs to learn from and {len(found.held_out):,} "
@@ -224,7 +230,7 @@ class _Tokens(NamedTuple):
 
 
 def _tokenize(
-    pairs: Sequence[Pair], tokenizer: Any, cfg: FitRewriterConfig
+    pairs: Sequence[Pair], tokenizer: Any, cfg: FitRewriterConfig, *, what: str
 ) -> tuple[list[_Tokens], int]:
     """Tokenize pairs; those with a text that does not fit are left out: half a text teaches less.
 
@@ -242,7 +248,8 @@ def _tokenize(
     ]
     if not tokens:
         raise InputError(
-            f"max_tokens={cfg.max_tokens}: each of {len(pairs):,} pairs has a longer text; raise it"
+            f"max_tokens={cfg.max_tokens}: each of {len(pairs):,} {what} has a longer text; "
+            "raise it"
         )
     return tokens, len(pairs) - len(tokens)
 
@@ -303,15 +310,26 @@ def build(cfg: FitRewriterConfig, *, vocab_size: int) -> Any:
 
 @torch.no_grad()
 def measure(
-    model: Any, tokenizer: Any, pairs: Sequence[Pair], *, cfg: FitRewriterConfig
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    *,
+    tokens: Sequence[_Tokens],
+    cfg: FitRewriterConfig,
 ) -> dict[str, object]:
     """Measure how well captions of held-out pictures are guessed, and what rewrites keep.
+
+    Args:
+        model: Fitted model.
+        tokenizer: Its tokenizer.
+        pairs: All pairs of the held-out pictures, whatever their captions lose.
+        tokens: Those of them that fit into `max_tokens`, of which the loss is told.
+        cfg: Settings.
 
     Returns:
         The mean loss of a token, and by kind the share of rewrites, likeliest words first, that
         lose nothing of their source.
     """
-    tokens, _ = _tokenize(pairs, tokenizer, cfg)
     loss_sum, num_tokens = 0.0, 0
     for start in range(0, len(tokens), cfg.batch_size):
         batch = pair_batch(tokens[start : start + cfg.batch_size])
@@ -332,6 +350,7 @@ def measure(
     of = Counter(pair.kind for pair in pairs)
     return {
         "num_pairs": len(pairs),
+        "num_pairs_of_loss": len(tokens),
         "token_loss": round(loss_sum / max(1, num_tokens), 4),
         "kept": {kind: round(kept[kind] / num, 4) for kind, num in of.items()},
     }

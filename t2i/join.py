@@ -90,7 +90,7 @@ def join(
         for kind, other in fallback.items()
     }
     kept = ids[is_kept]
-    keyed_ids = identities.words_of(kept)
+    keyed_ids = identities.heads_of(kept)
     (empty_row,) = text.rows(text_digests([""]))
     return TrainingSet(
         packed_ids=kept,

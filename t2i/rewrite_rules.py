@@ -14,9 +14,9 @@ from typing import Final
 
 from recap.claims import Claim, compare, read
 from recap.loops import is_looping
+from recap.words import quotations
 from t2i.config import RewriteLimits
 
-_QUOTED: Final = re.compile(r'"([^"\n]+)"|\u201c([^\u201d\n]+)\u201d|(?<!\w)\'([^\'\n]+)\'(?!\w)')
 _WORD: Final = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 
 _COUNTING: Final = "two three four five six seven eight nine ten eleven twelve"
@@ -73,16 +73,19 @@ def broken_rules(
 def losses(rewrite: str, *, original: str, claims: Sequence[Claim] | None) -> list[str]:
     """Return the names of the rules about what a rewrite has lost of its original.
 
-    By words, quotations must be the same: words that nobody asked for would be looked for in the
-    picture like those that somebody did.
+    Quotations must be the same: a picture that shows words that nobody asked for is another one.
     """
     said = list(claims or ())
     # Claims of a benchmark are not in the words that the reader knows; then words decide.
     if said and list(_read(original)) == said and (again := _read(rewrite)):
         is_lost = any(found.false_negative for found in compare(again, said).values())
-        return ["lost_claims"] if is_lost else []
-    names = [name for name, of in _KEPT.items() if of(original) - of(rewrite)]
-    return names + (["added_quoted"] if _quoted(rewrite) - _quoted(original) else [])
+        shown = {claim.text.casefold() for claim in said if claim.text is not None}
+        names = ["lost_claims"] if is_lost else []
+    else:
+        shown = set()
+        names = [name for name, of in _KEPT.items() if of(original) - of(rewrite)]
+    added = _quoted(rewrite) - _quoted(original)
+    return names + (["added_quoted"] if any(q.casefold() not in shown for q in added) else [])
 
 
 @lru_cache(maxsize=4096)
@@ -115,7 +118,7 @@ def _singular(word: str) -> str:
 
 
 def _quoted(text: str) -> set[str]:
-    return {next(filter(None, found)).strip() for found in _QUOTED.findall(text)}
+    return set(quotations(text))
 
 
 _KEPT: Final[Mapping[str, Callable[[str], set[str]]]] = {

@@ -1,7 +1,8 @@
 """Everything that can rewrite a prompt, behind one small interface.
 
 `t2i.upsample` knows texts and what became of them; who writes is named by a folder: a rewriter of
-ours (`t2i/fit_rewriter.py`), a transformers model that follows instructions, or a GGUF file.
+ours (`t2i/fit_rewriter.py`), a transformers model that follows instructions, or a GGUF file; or it
+is a server (`t2i/endpoint_rewriter.py`).
 
 A rewrite is a function of (weights, prompt, recipe). Draws are keyed by the prompt's own text and
 the attempt; batches have one number of rows, and a text is padded to a length that it alone
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,11 +39,21 @@ STREAM = "upsample.words"
 GGUF = ".gguf"
 
 
+class Unwritten(NamedTuple):
+    """In place of a rewrite: why there is none."""
+
+    rule: str
+    """Rule that the answer broke, as `refusal`."""
+
+    said: str
+    """What was said instead."""
+
+
 @runtime_checkable
 class Rewriter(Protocol):
     """Rewrites prompts."""
 
-    def rewrite(self, texts: Sequence[str], attempt: int) -> list[str]:
+    def rewrite(self, texts: Sequence[str], attempt: int) -> Sequence[str | Unwritten]:
         """Return one text for each prompt, empty where none was finished.
 
         Args:
@@ -70,13 +81,14 @@ def open_rewriter(cfg: UpsampleConfig, *, device: torch.device) -> Rewriter:
         ArtifactError: It is nothing that transformers can load.
     """
     source = cfg.rewriter
+    assert source is not None, "a server is opened elsewhere"
     settings: dict[str, Any] = {"trust_remote_code": False}
     folder = source
     if source.suffix == GGUF:
         if find_spec("gguf") is None:
             raise ConfigError(
                 f"{source}: reading a GGUF file needs the package `gguf`, which is not installed: "
-                "pip install gguf. Or give a folder with safetensors."
+                "pip install 'captionmix[gguf]'. Or give a folder with safetensors."
             )
         folder = source.parent
         settings["gguf_file"] = source.name
@@ -112,6 +124,14 @@ def filled(instruction: str, limits: RewriteLimits) -> str:
     for name in ("min_words", "max_words"):
         instruction = instruction.replace(f"{{{name}}}", str(getattr(limits, name)))
     return instruction
+
+
+def one_line(answer: str) -> str:
+    """Give an answer on one line, without the quotation marks that it stands in."""
+    text = " ".join(answer.split())
+    if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
+        text = text[1:-1].strip()  # an answer in quotation marks, not a quoted word
+    return text
 
 
 def _load(folder: str, settings: dict[str, Any], *, precision: str) -> tuple[Any, Any]:
@@ -244,10 +264,7 @@ class ModelRewriter:
         place = next((i for i, token in enumerate(tokens) if token in end), None)
         if place is None:
             return ""
-        text = " ".join(self.tokenizer.decode(tokens[:place], skip_special_tokens=True).split())
-        if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
-            text = text[1:-1].strip()  # an answer in quotation marks, not a quoted word
-        return text
+        return one_line(self.tokenizer.decode(tokens[:place], skip_special_tokens=True))
 
 
 @dataclass(frozen=True)

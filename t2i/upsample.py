@@ -4,7 +4,8 @@ A rewrite has the `pair_id` and the claims of its original: whatever it adds, a 
 what was asked for. A rewrite that loses something, is too short, too long or loops is tried again;
 after the last attempt the original stands, and is counted (`t2i/rewrite_rules.py` has the rules).
 
-Work is cut into parts of distinct prompts, so that a killed run goes on where it was.
+Work is cut into parts of distinct prompts, so that a killed run goes on where it was; of a server,
+every answer is kept as it comes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import NamedTuple
 from launch.errors import ConfigError, StoppedError
 from launch.manifest import SCRATCH, write_json
 from launch.parts import pending, take
-from launch.processes import device, set_threads, wait_for_everyone
+from launch.processes import device, set_threads, wait_for_everyone, world_size
 from launch.run import Run
 from recap.claims import Claim, from_json
+from recap.endpoint import tell
 from t2i.artifacts import (
     PROMPTS,
     VERSIONS,
@@ -32,10 +34,11 @@ from t2i.artifacts import (
     write_prompts,
 )
 from t2i.config import UpsampleConfig
+from t2i.endpoint_rewriter import EndpointRewriter, endpoint_plan, open_endpoint
 from t2i.rewrite_rules import broken_rules
-from t2i.rewriters import Rewriter, find_rewriter, open_rewriter
+from t2i.rewriters import Rewriter, Unwritten, find_rewriter, open_rewriter
 
-CODE = 1
+CODE = 2
 """Version of rules and choice of words; raised whenever the same settings give other rewrites."""
 
 
@@ -64,8 +67,18 @@ def upsample(cfg: UpsampleConfig, run: Run) -> None:
     """Write the prompts with a style more: the rewrites of one of their styles."""
     prompts = open_prompts(cfg.prompts)
     run.input("prompts", cfg.prompts, artifact=PROMPTS, version=VERSIONS[PROMPTS])
-    found = find_rewriter(cfg.rewriter)
-    run.external_input("rewriter", found.source, found.digest)
+    recipe: dict[str, object] = {"code": CODE}
+    if before := prompts.rewritten_from:
+        recipe["rewritten_before"] = before
+    if cfg.rewriter is not None:
+        found = find_rewriter(cfg.rewriter)
+        run.external_input("rewriter", found.source, found.digest)
+        recipe["device"] = device().type
+    elif world_size() > 1:
+        raise ConfigError(
+            f"endpoint: one process asks a server, and this is one of {world_size()}. Start the "
+            "command without a launcher; endpoint.concurrency says how many requests go at once."
+        )
     originals = chosen(cfg, prompts)
     wishes = list(dict.fromkeys(Wish(row.prompt, row.claims) for row in originals))
     plan: dict[str, object] = {
@@ -75,7 +88,9 @@ def upsample(cfg: UpsampleConfig, run: Run) -> None:
         "words": f"{cfg.limits.min_words} to {cfg.limits.max_words}",
         "attempts": cfg.attempts,
     }
-    if not run.start(plan, recipe={"device": device().type, "code": CODE}):
+    if cfg.endpoint is not None:
+        plan |= endpoint_plan(cfg, prompts=[wish.text for wish in wishes])
+    if not run.start(plan, recipe=recipe):
         return
 
     set_threads(cfg.threads)
@@ -137,7 +152,7 @@ def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[W
         for start in range(0, len(wishes), size)
     }
     left = pending(run.out, list(parts))
-    rewriter = open_rewriter(cfg, device=device()) if left else None
+    rewriter = _opened(cfg, run) if left else None
     with run.progress(len(wishes), label="upsample", unit="prompt") as progress:
         progress.resume(len(wishes) - sum(len(parts[name]) for name in left))
         for name in take(run.out, left):
@@ -145,11 +160,19 @@ def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[W
             write_json(run.out / name, try_all(rewriter, parts[name], cfg=cfg))
             progress.advance(len(parts[name]))
     wait_for_everyone()
+    if isinstance(rewriter, EndpointRewriter):
+        tell(run, rewriter.done)
     return {
         wish: [Tried(text, tuple(rules)) for text, rules in tried]
         for name, part in parts.items()
         for wish, tried in zip(part, json.loads((run.out / name).read_text()), strict=True)
     }
+
+
+def _opened(cfg: UpsampleConfig, run: Run) -> Rewriter:
+    if cfg.endpoint is not None:
+        return open_endpoint(cfg, out=run.out)
+    return open_rewriter(cfg, device=device())
 
 
 def try_all(
@@ -161,8 +184,11 @@ def try_all(
         open_rows = [row for row, of in enumerate(tried) if not of or of[-1].rules]
         if not open_rows:
             break
-        texts = rewriter.rewrite([wishes[row].text for row in open_rows], attempt)
-        for row, text in zip(open_rows, texts, strict=True):
+        given = rewriter.rewrite([wishes[row].text for row in open_rows], attempt)
+        for row, text in zip(open_rows, given, strict=True):
+            if isinstance(text, Unwritten):
+                tried[row].append(Tried(text.said, (text.rule,)))
+                continue
             wish = wishes[row]
             rules = broken_rules(text, original=wish.text, claims=wish.said, limits=cfg.limits)
             tried[row].append(Tried(text, tuple(rules)))

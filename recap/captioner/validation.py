@@ -22,7 +22,8 @@ from recap.captioner.step import on_device
 from recap.captioner.tokenizer import CaptionTokenizer
 from recap.claims import AXES, Claim, Tally, compare, read
 from recap.config import DecodeConfig
-from recap.overlap import bleu, cider_d, words_of
+from recap.overlap import bleu, cider_d
+from recap.words import words_of
 
 NUM_EXAMPLES = 8
 """Captions kept to be read."""

@@ -16,9 +16,10 @@ from eval.captions_page import CAPTIONS_PAGE
 from eval.captions_summary import summary_text
 from eval.captions_tables import overlap as overlap_table
 from eval.config import CaptionsConfig
-from eval.overlap import RUN, occurrences, shares, words_of
+from eval.overlap import RUN, occurrences, shares
 from launch.errors import ConfigError
 from launch.run import Run
+from recap.words import words_of
 from t2i.artifacts import Prompt, write_prompts
 
 texts = st.lists(st.sampled_from(["a", "b", "it's", "dog,"]), max_size=12).map(" ".join)

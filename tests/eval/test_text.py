@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.text import bundled_models, compare, edit_distance, error_rate, load_reader, words_of
+from eval.text import (
+    bundled_models,
+    compare,
+    displayed_words,
+    edit_distance,
+    error_rate,
+    load_reader,
+)
 from launch.errors import ConfigError
 from recap.claims import Claim
 
@@ -88,12 +95,12 @@ def test_nothing_read_is_all_wrong() -> None:
     ],
 )
 def test_quoted_words_are_those_to_be_shown(prompt: str, expected: list[str]) -> None:
-    assert words_of(prompt) == expected
+    assert displayed_words(prompt) == expected
 
 
 def test_words_of_claims_are_shown_too_and_none_twice() -> None:
     claims = [Claim(object="sign", text="Stop"), Claim(object="label", text="50 %")]
-    assert words_of('a sign saying "STOP"', claims) == ["stop", "50%"]
+    assert displayed_words('a sign saying "STOP"', claims) == ["stop", "50%"]
 
 
 def drawn(lines: list[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from launch import keyed
 from launch.errors import InputError
-from launch.identities import find, is_repeated, packed, unpacked, words_of
+from launch.identities import find, heads_of, is_repeated, packed, unpacked
 
 identity = st.binary(min_size=16, max_size=16).map(bytes.hex)
 alike = st.tuples(st.sampled_from(["0" * 16, "f" * 16]), st.binary(min_size=8, max_size=8)).map(
@@ -29,7 +29,7 @@ def test_packed_identities_sort_as_their_digits_do(names: list[str]) -> None:
 
 @given(st.lists(identity))
 def test_the_keys_of_draws_are_those_of_the_digits(names: list[str]) -> None:
-    assert np.array_equal(words_of(packed(names)), keyed.words(names))
+    assert np.array_equal(heads_of(packed(names)), keyed.words(names))
 
 
 @given(st.lists(identity | alike, unique=True), st.lists(identity | alike))

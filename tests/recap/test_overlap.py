@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from recap.overlap import bleu, cider_d, words_of
+from recap.overlap import bleu, cider_d
+from recap.words import words_of
 
 
 def corpus() -> tuple[list[list[str]], list[list[list[str]]]]:

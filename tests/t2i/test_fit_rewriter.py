@@ -69,8 +69,10 @@ def test_pairs_whose_caption_loses_something_are_left_out_and_counted(made: Chai
     pairs = pairs_of(cfg)
     chosen = choose_pairs(pairs, cfg)
     assert {pair.kind for pair in pairs} == {"alt", "ssc"}
-    assert {pair.kind for pair in chosen.train + chosen.held_out} == {"ssc"}
-    assert chosen.rejected == {"lost_words": 70}
+    assert {pair.kind for pair in chosen.train} == {"ssc"}
+    # What is measured is measured on all pairs of the pictures held out.
+    assert sorted(pair.kind for pair in chosen.held_out) == ["alt"] * 4 + ["ssc"] * 4
+    assert chosen.rejected == {"lost_words": 66}
     assert not {p.sample_id for p in chosen.train} & {p.sample_id for p in chosen.held_out}
 
 
@@ -82,7 +84,7 @@ def test_a_rewriter_loads_with_transformers_and_its_quality_is_stated(whole: Pat
     ids = tokenizer("a red box", return_tensors="pt")["input_ids"]
     assert model.generate(ids, max_new_tokens=4).shape[0] == 1
     quality = json.loads((whole / "quality.json").read_text())
-    assert quality["num_pairs"] == 4
+    assert quality["num_pairs"] == quality["num_pairs_of_loss"] == 4
     assert 0 <= quality["kept"]["ssc"] <= 1
 
 
@@ -136,5 +138,21 @@ def test_settings_that_cannot_be_learned_from_are_refused(
 
 
 def test_pairs_that_all_lose_something_are_refused(made: Chain, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"0 pairs to learn from .*'lost_words': 70"):
+    with pytest.raises(InputError, match=r"0 pairs to learn from .*'lost_words': 66"):
         run_verb("t2i fit-rewriter", fit, config(made, sources=["alt"]), tmp_path / "out")
+
+
+def test_held_out_pairs_that_are_too_long_are_refused_before_training(
+    made: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_rewriter, "build", None)  # nothing may be trained
+
+    def choose(pairs: list[fit_rewriter.Pair], cfg: FitRewriterConfig) -> fit_rewriter.Pairs:
+        chosen = choose_pairs(pairs, cfg)
+        return chosen._replace(
+            held_out=[p._replace(target=f"{p.target} " * 40) for p in chosen.held_out]
+        )
+
+    monkeypatch.setattr(fit_rewriter, "choose_pairs", choose)
+    with pytest.raises(InputError, match="each of 4 held-out pairs has a longer text"):
+        run_verb("t2i fit-rewriter", fit, config(made), tmp_path / "out")

@@ -350,7 +350,7 @@ def test_a_gguf_file_without_its_package_is_refused_by_name(
         rewriters.find_rewriter(file)
     file.write_bytes(b"GGUF")
     monkeypatch.setattr(rewriters, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package `gguf`.*pip install gguf"):
+    with pytest.raises(ConfigError, match=r"needs the package `gguf`.*captionmix\[gguf\]"):
         opened(prompts, file)
 
 
