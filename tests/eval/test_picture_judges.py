@@ -356,6 +356,7 @@ def test_the_score_is_the_mean_of_the_tasks_means_whatever_their_sizes() -> None
         axes=list(geneval.AXES),
         is_control=False,
         withheld=None,
+        changes={},
         resamples=10,
         seed=0,
     )

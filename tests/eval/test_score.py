@@ -274,7 +274,7 @@ def test_arms_that_drew_different_prompts_are_refused(
 def test_one_model_given_twice_is_refused(
     generations: list[Path], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="each model is scored once"):
+    with pytest.raises(ArtifactError, match="give each model once"):
         score(tmp_path / "out", generations=[generations[0]] * 2, **settings)
 
 
