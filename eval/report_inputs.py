@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,7 +51,9 @@ class Opened:
     prompts: Prompts
     images: Images
     captions: CaptionsReport
-    judge: Judge
+    judge: Judge | None
+    """None where a public CLIP scored."""
+
     stages: list[Stage]
 
     @cached_property
@@ -58,13 +61,18 @@ class Opened:
         """Return the score rows by what they measure."""
         return ScoreTable(self.scores.table)
 
+    @property
+    def judge_quality(self) -> dict[str, Any]:
+        """Return what the judge says of itself; of a public CLIP nothing is known here."""
+        return {} if self.judge is None else self.judge.quality
+
     @cached_property
     def axes(self) -> dict[str, bool]:
         """Return the axes of claims, and whether they can be read, in printed order."""
         scorers = self.scores.manifest.recipe.get("scorers", {})
         if "detector" in scorers:
             return dict.fromkeys(scorers["detector"]["axes"], True)
-        measurable = self.judge.measurable
+        measurable = {} if self.judge is None else self.judge.measurable
         return {axis: measurable.get(axis, False) for axis in AXES if measurable}
 
 
@@ -76,8 +84,10 @@ def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
     run.input("prompts", cfg.prompts, artifact=PROMPTS)
     run.input("images", cfg.images, artifact=IMAGES)
     run.input("captions", cfg.captions, artifact=CAPTIONS_REPORT, version=CAPTIONS_REPORT_VERSION)
-    run.input("judge", cfg.judge, artifact=JUDGE, version=JUDGE_VERSION)
-    run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+    if cfg.judge is not None:
+        run.input("judge", cfg.judge, artifact=JUDGE, version=JUDGE_VERSION)
+    if cfg.autoencoder is not None:
+        run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
     for folder in cfg.captioners:
         run.input("captioner", folder, artifact=CAPTIONER)
     return Opened(
@@ -86,7 +96,7 @@ def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
         prompts=open_prompts(cfg.prompts),
         images=open_images(cfg.images),
         captions=open_captions_report(cfg.captions),
-        judge=open_judge(cfg.judge),
+        judge=None if cfg.judge is None else open_judge(cfg.judge),
         stages=walk(run.inputs),
     )
 
@@ -95,7 +105,8 @@ def refuse_other_scores(opened: Opened) -> None:
     """Refuse scores of other pictures, prompts or another judge than those given."""
     scores = opened.scores.manifest
     read = {i.digest for i in scores.inputs}
-    given = [("judge", opened.judge.manifest), ("prompts", opened.prompts.manifest)]
+    given = [("prompts", opened.prompts.manifest)]
+    given += [] if opened.judge is None else [("judge", opened.judge.manifest)]
     given += [("generations", g.manifest) for g in opened.generations]
     for role, manifest in given:
         if manifest.digest not in read:

@@ -33,7 +33,7 @@ from eval.kept_features import KeptFeatures
 from eval.reading import Reading
 from eval.verdicts import knows, tally, verdicts
 from launch.errors import ArtifactError, ConfigError
-from launch.manifest import SCRATCH, digest_file, read_manifest, write_parquet
+from launch.manifest import SCRATCH, digest_file, is_complete, write_parquet
 from launch.parts import pending
 from launch.processes import set_threads
 from launch.run import Run
@@ -49,6 +49,7 @@ from t2i.artifacts import (
     open_prompts,
 )
 from t2i.autoencoder import Autoencoder
+from t2i.cache import locate
 
 BLOCK = 1024
 """Pictures read and scored at once."""
@@ -118,19 +119,24 @@ class Scorer:
 
 def score(cfg: ScoreConfig, run: Run) -> None:
     """Score every generation and the two ceilings."""
-    run.input("judge", cfg.judge, artifact=artifacts.JUDGE)
+    if cfg.judge is not None:
+        run.input("judge", cfg.judge, artifact=artifacts.JUDGE)
     run.input("prompts", cfg.prompts, artifact=PROMPTS)
     for folder in cfg.generations:
         run.input("generations", folder, artifact=GENERATIONS)
     if cfg.images is not None:
         run.input("images", cfg.images, artifact=IMAGES)
     if cfg.autoencoder is not None:
-        run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+        if is_complete(cfg.autoencoder):
+            run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+        else:
+            found = locate(cfg.autoencoder, artifact=AUTOENCODER)
+            run.external_input("autoencoder", found.source, found.digest)
     if cfg.clip_weights is not None and Path(cfg.clip_weights).is_file():
         weights = Path(cfg.clip_weights)
         run.external_input("clip_weights", weights, digest_file(weights))
     picture_judges.note_inputs(cfg, run)
-    judge = artifacts.open_judge(cfg.judge)
+    judge = None if cfg.judge is None else artifacts.open_judge(cfg.judge)
     prompts = open_prompts(cfg.prompts)
     scoring = _scoring_texts(cfg, prompts)
     arms = [_arm(folder, prompts=prompts, cfg=cfg) for folder in cfg.generations]
@@ -281,7 +287,7 @@ def _ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
             generation_ids=[f"{RECONSTRUCTIONS_ARM}:{prompt.prompt_id}" for prompt in prompts.rows],
             pixels=rebuilt,
             part=f"{SCRATCH}/reconstructions.parquet",
-            source=[*pictures.source, read_manifest(folder).digest],
+            source=[*pictures.source, locate(folder, artifact=AUTOENCODER).digest],
         ),
     ]
 
@@ -299,10 +305,12 @@ def _picture_size(cfg: ScoreConfig, images: Images) -> int:
 
 
 def _scorer(
-    cfg: ScoreConfig, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
+    cfg: ScoreConfig, judge: Judge | None, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
 ) -> Scorer:
+    clip_model = cfg.clip_model or (judge.clip_folder if judge is not None else None)
+    assert clip_model is not None, "checked by the configuration"
     model = clip_load.load_clip(
-        cfg.clip_model or judge.clip_folder,
+        clip_model,
         weights=cfg.clip_weights,
         prefix=cfg.clip_prefix,
         precision=cfg.clip_precision,
@@ -312,7 +320,8 @@ def _scorer(
     )
     kept = KeptFeatures(cfg.features, model, batch_size=cfg.batch_size, threads=cfg.threads)
     # A detector takes the recogniser's place, which knows the embedded world alone.
-    folder = None if cfg.detector is not None else judge.recogniser_folder
+    folder = None if cfg.detector is not None or judge is None else judge.recogniser_folder
+    measurable = {} if judge is None else judge.measurable
     claims = {
         prompt.prompt_id: said
         for prompt in prompts.rows
@@ -325,7 +334,7 @@ def _scorer(
         by_sentences=sentence_features(texts, kept=kept) if model.num_truncated(texts) else None,
         kept=kept,
         recogniser=None if folder is None else recogniser.load_recogniser(folder),
-        measurable=frozenset(axis for axis, is_read in judge.measurable.items() if is_read),
+        measurable=frozenset(axis for axis, is_read in measurable.items() if is_read),
         scoring=scoring,
         claims=claims,
         judges=picture_judges.load_judges(cfg, clip=model, prompts=prompts.rows, claims=claims),
@@ -444,7 +453,7 @@ def _add(
 
 
 def describe(
-    scorer: Scorer, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
+    scorer: Scorer, judge: Judge | None, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
     """Name everything that a score depends on (the sixth law), for the manifest's recipe."""
     texts = {style: list(prompts.texts(style).values()) for style in prompts.styles}
@@ -457,7 +466,7 @@ def describe(
     found: dict[str, Any] = {"clip": {**scorer.clip.describe(), "truncation_rate": rates}}
     if scorer.by_sentences is not None:
         found["clip"]["sentences"] = scorer.by_sentences.describe()
-    folder = judge.recogniser_folder
+    folder = None if judge is None else judge.recogniser_folder
     if folder is not None and scorer.recogniser is not None:
         found["claims"] = {
             "weights": digest_file(folder / recogniser.WEIGHTS_NAME),
@@ -469,4 +478,4 @@ def describe(
         num_foreign = sum(not knows(claims) for claims in scorer.claims.values())
         if num_foreign:  # claims of another benchmark are not read, rather than held false
             found["claims"]["prompts_of_another_world"] = num_foreign
-    return found | {judge.name: judge.describe() for judge in scorer.judges}
+    return found | {each.name: each.describe() for each in scorer.judges}
