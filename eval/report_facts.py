@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.artifacts import CaptionsReport, Judge
+from eval.artifacts import CaptionsReport
 from eval.intervals import Interval, ratio_interval
 from eval.report_provenance import Cost, Stage, cost_of, quality_of
 from eval.table import Table, Value, ends, facts_table, flatten, matrix_table, shown_fact

@@ -49,7 +49,7 @@ from t2i.artifacts import (
     open_prompts,
 )
 from t2i.autoencoder import Autoencoder
-from t2i.cache import locate
+from t2i.component import locate
 
 BLOCK = 1024
 """Pictures read and scored at once."""

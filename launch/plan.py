@@ -254,7 +254,9 @@ def _instance(
     made: Mapping[str, list[Instance]],
     store: Path,
 ) -> Instance:
-    unknown = sorted(set(spec) - {"run", "config", "set", "foreach", "minutes", "gib", "at", "price"})
+    unknown = sorted(
+        set(spec) - {"run", "config", "set", "foreach", "minutes", "gib", "at", "price"}
+    )
     if unknown or not isinstance(spec.get("run"), str):
         raise ConfigError(
             f"steps.{step}: expected run, config, set, foreach, minutes, gib, at, price; "

@@ -1,8 +1,8 @@
 """What a step of a study will cost where nobody has measured it: FLOP and bytes of its rows.
 
-A step's `price` says how many rows it works on, what one of them computes and what one leaves on the
-disk; the study's `machine` says what computes. Both are assumptions of the study's YAML, and the plan
-prints them with the result.
+A step's `price` says how many rows it works on, what one of them computes and what one leaves on
+the disk; the study's `machine` says what computes. Both are assumptions of the study's YAML, and
+the plan prints them with the result.
 
     price: {rows: <sizes.pictures>, parameters: 4.8e9, tokens: 150, kib: 1200}
 """
@@ -43,7 +43,8 @@ def count_price(price: Any, *, values: Mapping[str, Any], step: str) -> Price:
     where = f"steps.{step}.price"
     if not isinstance(price, Mapping) or not price.keys() <= KEYS or "rows" not in price:
         raise ConfigError(
-            f"{where}: expected rows and some of {', '.join(sorted(KEYS - {'rows'}))}; got {price!r}"
+            f"{where}: expected rows and some of {', '.join(sorted(KEYS - {'rows'}))}; "
+            f"got {price!r}"
         )
     given = {k: _value(v, values, where=f"{where}.{k}") for k, v in price.items()}
     rows, passes = given["rows"], given.get("passes", 1.0)

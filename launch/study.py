@@ -53,7 +53,7 @@ def study(
     Returns:
         The exit code.
     """
-    given = _laid_over(files)
+    given = laid_over(files)
     _refuse_unknown(given, overrides)
     tree = given
     for text in overrides:
@@ -81,7 +81,7 @@ def study(
     return 0
 
 
-def _laid_over(files: Sequence[str | Path]) -> Tree:
+def laid_over(files: Sequence[str | Path]) -> Tree:
     """Return study files merged in order; an `overlay` speaks only of steps that there are."""
     tree: Tree = {}
     for name in files:
@@ -182,7 +182,8 @@ def _print_plan(plan: Plan) -> None:
         print("  predicted: nothing; no step has a price yet", flush=True)
         return
     print(
-        f"  predicted{without}: {_time(minutes).strip()}, {plan.num_workers} steps at a time, and {gib:.2f} GiB",
+        f"  predicted{without}: {_time(minutes).strip()}, {plan.num_workers} steps at a time, "
+        f"and {gib:.2f} GiB",
         flush=True,
     )
 

@@ -20,13 +20,9 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import DTypeLike, NDArray
 
-from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
+from launch.errors import ConfigError, InputError, StoppedError
 from launch.manifest import (
     SCRATCH,
-    digest_bytes,
-    digest_file,
-    is_complete,
-    read_manifest,
     write_bytes,
     write_json,
 )
@@ -51,6 +47,7 @@ from t2i.artifacts import (
     write_text_states_index,
 )
 from t2i.autoencoder import Autoencoder
+from t2i.component import locate
 from t2i.conditioning import TextEncoder, length_batches
 from t2i.config import EncodeConfig
 from t2i.text_caches import refuse_unlike, shared
@@ -58,50 +55,8 @@ from t2i.text_caches import refuse_unlike, shared
 BATCHES_PER_BLOCK = 16
 """Batches between markers; at most this much work is lost by a kill."""
 
-COMPONENT_FILES = {".json", ".safetensors", ".model", ".txt", ".jinja"}
-"""Files that make a component what it is: settings, weights, vocabulary and chat template."""
-
 MARKERS = f"{SCRATCH}/blocks"
 """Folder of the markers; removed when the artifact is complete."""
-
-
-class Component(NamedTuple):
-    """A pretrained component and the digest of what it is."""
-
-    source: str
-    """Folder, or hub id."""
-
-    digest: str
-    """Of the artifact, or of the files of a folder."""
-
-
-def locate(source: str | Path, *, artifact: str) -> Component:
-    """Find a component: an artifact of ours, any folder, or a hub id.
-
-    A hub id is fetched once, through the hub's own cache, so that its bytes can be digested.
-    """
-    folder = Path(source)
-    if is_complete(folder):
-        return Component(str(source), read_manifest(folder, artifact=artifact).digest)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        try:
-            found = snapshot_download(
-                str(source), allow_patterns=[f"*{suffix}" for suffix in sorted(COMPONENT_FILES)]
-            )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise InputError(
-                f"{source}: neither a folder nor a hub id that can be fetched ({error}). "
-                f"Give an {artifact} artifact, a folder in the Hugging Face format, or a hub id."
-            ) from error
-        folder = Path(found)
-    files = sorted(p for p in folder.rglob("*") if p.suffix in COMPONENT_FILES)
-    if not any(p.suffix == ".safetensors" for p in files):
-        raise ArtifactError(f"{source}: holds no safetensors file; expected an {artifact}.")
-    lines = [f"{p.relative_to(folder)} {digest_file(p)}" for p in files]
-    return Component(str(source), digest_bytes("\n".join(lines).encode()))
 
 
 def encode(cfg: EncodeConfig, run: Run) -> None:

@@ -24,7 +24,7 @@ from t2i.artifacts import (
     open_latents,
 )
 from t2i.autoencoder import Autoencoder
-from t2i.cache import locate
+from t2i.component import locate
 from t2i.conditioning import TextEncoder, length_batches
 from t2i.config import TrainConfig
 from t2i.data import TrainingSet

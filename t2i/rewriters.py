@@ -28,7 +28,7 @@ from launch import keyed
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import digest_bytes, digest_file, is_complete
 from t2i.artifacts import REWRITER, text_digest
-from t2i.cache import Component, locate
+from t2i.component import Component, locate
 from t2i.conditioning import length_batches, pad
 from t2i.config import RewriteLimits, UpsampleConfig
 

@@ -16,7 +16,7 @@ from launch.manifest import digest_bytes
 from launch.run import Run
 from t2i import upsample
 from t2i.artifacts import open_prompts
-from t2i.cache import Component
+from t2i.component import Component
 from t2i.config import UpsampleConfig
 
 ADDED = "A huge violet dragon reads a book. "

@@ -20,7 +20,7 @@ from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import train_tokenizer
 from recap.config import CaptionerSizeConfig, CaptionerTrainConfig, TextTowerConfig
 from recap.text_encoder import text_encoder
-from t2i.cache import locate
+from t2i.component import locate
 from t2i.conditioning import TextEncoder
 
 SIZE = CaptionerSizeConfig(
