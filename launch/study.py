@@ -53,12 +53,8 @@ def study(
     Returns:
         The exit code.
     """
-    given = laid_over(files)
-    _refuse_unknown(given, overrides)
-    tree = given
-    for text in overrides:
-        path, value = parse_override(text)
-        tree = set_path(tree, path, value)
+    tree = laid_over(files, overrides)
+    _refuse_unknown(laid_over(files), overrides)
     name = str(tree.get("name", "study"))
     store = Path(tree.get("store", "runs/store")) if out is None else out / "store"
     folder = Path("runs/studies") / name if out is None else out
@@ -81,8 +77,8 @@ def study(
     return 0
 
 
-def laid_over(files: Sequence[str | Path]) -> Tree:
-    """Return study files merged in order; an `overlay` speaks only of steps that there are."""
+def laid_over(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Tree:
+    """Return files and overrides merged; an `overlay` speaks only of steps that there are."""
     tree: Tree = {}
     for name in files:
         over = read_yaml(find_config(name))
@@ -91,6 +87,9 @@ def laid_over(files: Sequence[str | Path]) -> Tree:
             steps = over.get("steps") or {}
             over["steps"] = {n: spec for n, spec in steps.items() if n in present}
         tree = merge(tree, over)
+    for text in overrides:
+        path, value = parse_override(text)
+        tree = set_path(tree, path, value)
     return tree
 
 
