@@ -199,8 +199,8 @@ class ScoreConfig:
     generations: list[Path]
     """Generations artifacts, one per arm and seed."""
 
-    judge: Path
-    """Judge artifact."""
+    judge: Path | None = None
+    """Judge artifact; None where `clip_model` names a public CLIP, which then scores alone."""
 
     prompts: Path
     """Prompts artifact that the generations were made from."""
@@ -246,6 +246,8 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         require_multiple_of_8(self, "batch_size")
         require_positive(self, "threads")
+        if self.judge is None and self.clip_model is None:
+            raise ConfigError("scores come from a judge or a public CLIP: give judge or clip_model")
         if not self.generations:
             raise ConfigError("generations must name at least one folder: generations=[DIR, ...]")
 
@@ -587,11 +589,11 @@ class ReportConfig:
     captions: Path
     """Caption measurements (`eval captions`)."""
 
-    judge: Path
-    """Judge artifact."""
+    judge: Path | None = None
+    """Judge artifact; None where a public CLIP scored."""
 
-    autoencoder: Path
-    """Autoencoder artifact."""
+    autoencoder: Path | None = None
+    """Autoencoder artifact; None where a public one was used, which says nothing of itself."""
 
     captioners: list[Path] = field(default_factory=list)
     """Captioner artifacts, for their validation figures."""

@@ -58,7 +58,8 @@ def report(cfg: ReportConfig, run: Run) -> None:
         primary=cfg.primary,
         axes=[axis for axis, is_read in opened.axes.items() if is_read],
         is_control=cfg.control,
-        withheld=doubt(opened.judge.quality),
+        # A public CLIP is not measured here, and the page names it.
+        withheld=None if opened.judge is None else doubt(opened.judge.quality),
         changes=cfg.changes,
         resamples=cfg.resamples,
         seed=cfg.seed,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.artifacts import CaptionsReport, Judge
+from eval.artifacts import CaptionsReport
 from eval.intervals import Interval, ratio_interval
 from eval.report_provenance import Cost, Stage, cost_of, quality_of
 from eval.table import Table, Value, ends, facts_table, flatten, matrix_table, shown_fact
@@ -152,9 +152,9 @@ def regularities(captions: CaptionsReport) -> Table:
     )
 
 
-def retrieval(judge: Judge) -> Table:
+def retrieval(judged: Mapping[str, Any]) -> Table:
     """List how often the judge finds picture and caption of one another, by kind of caption."""
-    found = judge.quality.get("retrieval", {})
+    found = judged.get("retrieval", {})
     by_kind = found.get("by_kind") or {found.get("kind", "captions"): found}
     rows, records = [], []
     for kind, of_kind in by_kind.items():
@@ -190,9 +190,9 @@ def retrieval(judge: Judge) -> Table:
     )
 
 
-def recogniser(judge: Judge) -> Table:
+def recogniser(judged: Mapping[str, Any]) -> Table:
     """List how well the recogniser reads each axis, on pictures bare and reconstructed."""
-    found = judge.quality.get("recogniser", {})
+    found = judged.get("recogniser", {})
     rows, records = [], []
     for axis in AXES:
         for pictures in ("renders", "reconstructions"):
@@ -212,7 +212,7 @@ def recogniser(judge: Judge) -> Table:
                         for s in shares
                     ),
                     Value(shown_fact(claims), claims or 0),
-                    Value("yes" if judge.measurable.get(axis) else "no"),
+                    Value("yes" if judged.get("measurable", {}).get(axis) else "no"),
                 ]
             )  # fmt: skip
             records.append({"axis": axis, "pictures": pictures, **read})
@@ -227,9 +227,11 @@ def recogniser(judge: Judge) -> Table:
     )  # fmt: skip
 
 
-def quality(stages: Sequence[Stage], *, autoencoder: Path) -> Table:
+def quality(stages: Sequence[Stage], *, autoencoder: Path | None) -> Table:
     """List what autoencoder and captioners say of themselves; what they write has its section."""
-    facts: dict[str, Mapping[str, Any]] = {"autoencoder": quality_of(autoencoder)}
+    facts: dict[str, Mapping[str, Any]] = {}
+    if autoencoder is not None:
+        facts["autoencoder"] = quality_of(autoencoder)
     for stage in stages:
         if stage.artifact == CAPTIONER and stage.manifest is not None:
             said = dict(quality_of(stage.manifest.folder))

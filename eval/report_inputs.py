@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,7 +58,9 @@ class Opened:
     prompts: Prompts
     images: Images
     captions: CaptionsReport
-    judge: Judge
+    judge: Judge | None
+    """None where a public CLIP scored."""
+
     stages: list[Stage]
 
     @cached_property
@@ -65,13 +68,18 @@ class Opened:
         """Return the score rows by what they measure."""
         return ScoreTable(self.scores.table)
 
+    @property
+    def judge_quality(self) -> dict[str, Any]:
+        """Return what the judge says of itself; of a public CLIP nothing is known here."""
+        return {} if self.judge is None else self.judge.quality
+
     @cached_property
     def axes(self) -> dict[str, bool]:
         """Return the axes of claims, and whether they can be read, in printed order."""
         scorers = self.scores.manifest.recipe.get("scorers", {})
         if "detector" in scorers:
             return dict.fromkeys(scorers["detector"]["axes"], True)
-        measurable = self.judge.measurable
+        measurable = {} if self.judge is None else self.judge.measurable
         return {axis: measurable.get(axis, False) for axis in AXES if measurable}
 
 
@@ -83,8 +91,10 @@ def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
     run.input("prompts", cfg.prompts, artifact=PROMPTS)
     run.input("images", cfg.images, artifact=IMAGES)
     run.input("captions", cfg.captions, artifact=CAPTIONS_REPORT, version=CAPTIONS_REPORT_VERSION)
-    run.input("judge", cfg.judge, artifact=JUDGE, version=JUDGE_VERSION)
-    run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+    if cfg.judge is not None:
+        run.input("judge", cfg.judge, artifact=JUDGE, version=JUDGE_VERSION)
+    if cfg.autoencoder is not None:
+        run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
     for folder in cfg.captioners:
         run.input("captioner", folder, artifact=CAPTIONER)
     for folder in cfg.judged:
@@ -97,7 +107,7 @@ def open_inputs(cfg: ReportConfig, run: Run) -> Opened:
         prompts=open_prompts(cfg.prompts),
         images=open_images(cfg.images),
         captions=open_captions_report(cfg.captions),
-        judge=open_judge(cfg.judge),
+        judge=None if cfg.judge is None else open_judge(cfg.judge),
         stages=walk(run.inputs),
     )
 
@@ -126,9 +136,10 @@ def refuse_other_scores(opened: Opened) -> None:
     scores = opened.scores.manifest
     pictures = [("prompts", opened.prompts.manifest)]
     pictures += [("generations", g.manifest) for g in opened.generations]
+    judge = [] if opened.judge is None else [("judge", opened.judge.manifest)]
     for made in (scores, *(judged.manifest for judged in opened.judged)):
         read = {i.digest for i in made.inputs}
-        given = [("judge", opened.judge.manifest), *pictures] if made is scores else pictures
+        given = [*judge, *pictures] if made is scores else pictures
         for role, manifest in given:
             if manifest.digest not in read:
                 raise ArtifactError(

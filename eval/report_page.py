@@ -97,8 +97,8 @@ def make_page(opened: Opened, answers: Answers, *, cfg: ReportConfig, folder: Pa
         "captions": caption_axes,
         "lengths": facts.caption_lengths(opened.captions),
         "regularities": facts.regularities(opened.captions),
-        "retrieval": facts.retrieval(opened.judge),
-        "recogniser": facts.recogniser(opened.judge),
+        "retrieval": facts.retrieval(opened.judge_quality),
+        "recogniser": facts.recogniser(opened.judge_quality),
         "quality": facts.quality(opened.stages, autoencoder=cfg.autoencoder),
         "scorer": facts.scorer(scored_by(opened)),
     }  # fmt: skip
@@ -222,7 +222,7 @@ def _range(numbers: Sequence[int]) -> str:
 def _axes_state(opened: Opened, answers: Answers) -> list[tuple[str, str]]:
     """Say for every axis whether it can be measured, and how well the recogniser reads it."""
     spoken = {c.measure.axis for c in answers.following}
-    read = opened.judge.quality.get("recogniser", {}).get("reconstructions", {})
+    read = opened.judge_quality.get("recogniser", {}).get("reconstructions", {})
     states = []
     for axis, is_read in opened.axes.items():
         accuracy = read.get(axis, {}).get("accuracy")
@@ -230,7 +230,7 @@ def _axes_state(opened: Opened, answers: Answers) -> list[tuple[str, str]]:
             "" if accuracy is None else f" (read right in {100 * accuracy:.1f}% of reconstructions)"
         )
         if not is_read:
-            limit = opened.judge.quality.get("min_accuracy")
+            limit = opened.judge_quality.get("min_accuracy")
             below = "" if limit is None else f"; the limit is {100 * limit:.0f}%"
             states.append((name_of_axis(axis), f"not measurable{how}{below}"))
         elif axis not in spoken:

@@ -17,7 +17,8 @@ from eval.complete import refuse_unpaired
 from eval.config import ScoreConfig
 from eval.score_arms import ceilings, open_arm, scoring_texts
 from eval.scorer import describe, load_scorer, score_arm
-from launch.manifest import digest_file, write_parquet
+from launch.components import locate
+from launch.manifest import digest_file, is_complete, write_parquet
 from launch.parts import pending
 from launch.processes import set_threads
 from launch.run import Run
@@ -27,19 +28,24 @@ from t2i.artifacts import AUTOENCODER, GENERATIONS, PROMPTS, open_prompts
 
 def score(cfg: ScoreConfig, run: Run) -> None:
     """Score every generation and the two ceilings."""
-    run.input("judge", cfg.judge, artifact=artifacts.JUDGE)
+    if cfg.judge is not None:
+        run.input("judge", cfg.judge, artifact=artifacts.JUDGE)
     run.input("prompts", cfg.prompts, artifact=PROMPTS)
     for folder in cfg.generations:
         run.input("generations", folder, artifact=GENERATIONS)
     if cfg.images is not None:
         run.input("images", cfg.images, artifact=IMAGES)
     if cfg.autoencoder is not None:
-        run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+        if is_complete(cfg.autoencoder):
+            run.input("autoencoder", cfg.autoencoder, artifact=AUTOENCODER)
+        else:
+            found = locate(cfg.autoencoder, artifact=AUTOENCODER)
+            run.external_input("autoencoder", found.source, found.digest)
     if cfg.clip_weights is not None and Path(cfg.clip_weights).is_file():
         weights = Path(cfg.clip_weights)
         run.external_input("clip_weights", weights, digest_file(weights))
     picture_judges.note_inputs(cfg, run)
-    judge = artifacts.open_judge(cfg.judge)
+    judge = None if cfg.judge is None else artifacts.open_judge(cfg.judge)
     prompts = open_prompts(cfg.prompts)
     scoring = scoring_texts(cfg, prompts)
     arms = [open_arm(folder, prompts=prompts, cfg=cfg) for folder in cfg.generations]

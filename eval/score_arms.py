@@ -20,10 +20,11 @@ from eval.artifacts import PICTURES_ARM, PROMPT_SCORING, RECONSTRUCTIONS_ARM
 from eval.complete import check_complete
 from eval.config import ScoreConfig
 from eval.first_stage import reconstruct
+from launch.components import locate
 from launch.errors import ArtifactError, ConfigError
-from launch.manifest import SCRATCH, read_manifest
+from launch.manifest import SCRATCH
 from recap.artifacts import Images, open_images
-from t2i.artifacts import Prompt, Prompts, open_generations
+from t2i.artifacts import AUTOENCODER, Prompt, Prompts, open_generations
 from t2i.autoencoder import Autoencoder
 
 
@@ -154,7 +155,7 @@ def ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
             generation_ids=[f"{RECONSTRUCTIONS_ARM}:{prompt.prompt_id}" for prompt in prompts.rows],
             pixels=rebuilt,
             part=f"{SCRATCH}/reconstructions.parquet",
-            source=[*pictures.source, read_manifest(folder).digest],
+            source=[*pictures.source, locate(folder, artifact=AUTOENCODER).digest],
         ),
     ]
 

@@ -65,11 +65,13 @@ class Scorer:
 
 
 def load_scorer(
-    cfg: ScoreConfig, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
+    cfg: ScoreConfig, judge: Judge | None, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
 ) -> Scorer:
     """Load what the settings name, and encode every text once."""
+    clip_model = cfg.clip_model or (None if judge is None else judge.clip_folder)
+    assert clip_model is not None, "the configuration asks for one of them"
     model = clip_load.load_clip(
-        cfg.clip_model or judge.clip_folder,
+        clip_model,
         weights=cfg.clip_weights,
         prefix=cfg.clip_prefix,
         precision=cfg.clip_precision,
@@ -79,7 +81,8 @@ def load_scorer(
     )
     kept = KeptFeatures(cfg.features, model, batch_size=cfg.batch_size, threads=cfg.threads)
     # A detector takes the recogniser's place, which knows the embedded world alone.
-    folder = None if cfg.detector is not None else judge.recogniser_folder
+    folder = None if cfg.detector is not None or judge is None else judge.recogniser_folder
+    measurable = {} if judge is None else judge.measurable
     claims = {
         prompt.prompt_id: said
         for prompt in prompts.rows
@@ -92,7 +95,7 @@ def load_scorer(
         by_sentences=sentence_features(texts, kept=kept) if model.num_truncated(texts) else None,
         kept=kept,
         recogniser=None if folder is None else recogniser.load_recogniser(folder),
-        measurable=frozenset(axis for axis, is_read in judge.measurable.items() if is_read),
+        measurable=frozenset(axis for axis, is_read in measurable.items() if is_read),
         scoring=scoring,
         claims=claims,
         judges=picture_judges.load_judges(cfg, clip=model, prompts=prompts, claims=claims),
@@ -211,7 +214,7 @@ def _add(
 
 
 def describe(
-    scorer: Scorer, judge: Judge, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
+    scorer: Scorer, judge: Judge | None, *, prompts: Prompts, scoring: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
     """Name everything that a score depends on (the sixth law), for the manifest's recipe."""
     texts = {style: list(prompts.texts(style).values()) for style in prompts.styles}
@@ -224,7 +227,7 @@ def describe(
     found: dict[str, Any] = {"clip": {**scorer.clip.describe(), "truncation_rate": rates}}
     if scorer.by_sentences is not None:
         found["clip"]["sentences"] = scorer.by_sentences.describe()
-    folder = judge.recogniser_folder
+    folder = None if judge is None else judge.recogniser_folder
     if folder is not None and scorer.recogniser is not None:
         found["claims"] = {
             "weights": digest_file(folder / recogniser.WEIGHTS_NAME),
@@ -236,4 +239,4 @@ def describe(
         num_foreign = sum(not knows(claims) for claims in scorer.claims.values())
         if num_foreign:  # claims of another benchmark are not read, rather than held false
             found["claims"]["prompts_of_another_world"] = num_foreign
-    return found | {judge.name: judge.describe() for judge in scorer.judges}
+    return found | {each.name: each.describe() for each in scorer.judges}

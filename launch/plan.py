@@ -26,6 +26,7 @@ from launch import manifest as manifests
 from launch.config import Tree, load_tree, to_plain
 from launch.errors import ConfigError
 from launch.manifest import canonical_json, digest_bytes
+from launch.price import count_price
 
 _REFERENCE = re.compile(r"<[^<>]+>")
 _LOOP_VALUE = re.compile(r"<([\w.]+)>")
@@ -62,6 +63,9 @@ class Instance:
     gib: float
     """Predicted disk use."""
 
+    priced_by: str = ""
+    """How the time was counted, where it was counted and not measured."""
+
     point: Mapping[str, str] = field(default_factory=dict)
     """Loop variable -> name of its value here."""
 
@@ -81,6 +85,9 @@ class Plan:
 
     num_workers: int = 1
     """Steps run at a time."""
+
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    """What counted prices assume."""
 
     def to_do(self) -> list[Instance]:
         """Return what is not complete yet."""
@@ -109,6 +116,9 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
             raise ConfigError(f"steps.{name}: expected run, config, set; got {steps[name]!r}")
     values = {k: v for k, v in tree.items() if k != "steps"}
     values["kinds"] = sorted({k for arm in arms.values() for k in arm.get("caption_mix", {})})
+    if tree.get("stated_prices") is False:  # they were measured at sizes that are not this study's
+        stated = {"minutes", "gib", "at"}
+        steps = {n: {k: v for k, v in s.items() if k not in stated} for n, s in steps.items()}
     loops: dict[str, list[Any]] = {"arm": list(arms), "seed": seeds}
     made: dict[str, list[Instance]] = {}
     for step in _in_order(steps):
@@ -132,6 +142,7 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
         instances=instances,
         show=show,
         num_workers=num_workers,
+        machine=tree.get("machine") or {},
     )
 
 
@@ -251,11 +262,11 @@ def _instance(
     made: Mapping[str, list[Instance]],
     store: Path,
 ) -> Instance:
-    known = {"run", "config", "set", "foreach", "per_arm", "minutes", "gib", "at"}
+    known = {"run", "config", "set", "foreach", "per_arm", "minutes", "gib", "at", "price"}
     unknown = sorted(set(spec) - known)
     if unknown or not isinstance(spec.get("run"), str):
         raise ConfigError(
-            f"steps.{step}: expected run, config, set, foreach, per_arm, minutes, gib, at; "
+            f"steps.{step}: expected run, config, set, foreach, per_arm, minutes, gib, at, price; "
             + (f"found {unknown[0]!r}" if unknown else "`run` names no verb")
         )
     folders: set[Path] = set()
@@ -304,6 +315,7 @@ def _instance(
     text = [stage, *verb, load_tree(files, []), below]
     key = digest_bytes(canonical_json(to_plain(text)))
     label = _label(step, point)
+    counted = count_price(spec["price"], values=values, step=step) if "price" in spec else None
     stem = "-".join([stage, *verb, key[:12]])
     words = [stage, *verb, *(["--config", *map(str, files)] if files else [])]
     return Instance(
@@ -313,8 +325,13 @@ def _instance(
         folder=store / stem,
         reads=sorted(folders),
         cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
-        minutes=_price(spec, "minutes", step=step, values=values),
-        gib=_price(spec, "gib", step=step, values=values),
+        minutes=(
+            _price(spec, "minutes", step=step, values=values)
+            if counted is None
+            else counted.minutes
+        ),
+        gib=_price(spec, "gib", step=step, values=values) if counted is None else counted.gib,
+        priced_by="" if counted is None else counted.words,
         point={name: _short(value) for name, value in point.items()},
     )
 

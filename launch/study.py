@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from launch import manifest as manifests
-from launch.config import Tree, load_tree, parse_override
+from launch.config import (
+    Tree,
+    find_config,
+    merge,
+    parse_override,
+    read_yaml,
+    set_path,
+)
 from launch.errors import ConfigError
 from launch.manifest import RUN_LOG
 from launch.plan import Instance, Plan, make_plan
@@ -46,8 +53,8 @@ def study(
     Returns:
         The exit code.
     """
-    tree = load_tree(files, overrides)
-    _refuse_unknown(load_tree(files, []), overrides)
+    tree = laid_over(files, overrides)
+    _refuse_unknown(laid_over(files), overrides)
     name = str(tree.get("name", "study"))
     store = Path(tree.get("store", "runs/store")) if out is None else out / "store"
     folder = Path("runs/studies") / name if out is None else out
@@ -68,6 +75,22 @@ def study(
     if plan.show is not None:
         print(f"\n{plan.show.read_text().rstrip()}\n\n{plan.show.parent}", flush=True)
     return 0
+
+
+def laid_over(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Tree:
+    """Return files and overrides merged; an `overlay` speaks only of steps that there are."""
+    tree: Tree = {}
+    for name in files:
+        over = read_yaml(find_config(name))
+        if over.pop("overlay", False):
+            present = {n for n, spec in (tree.get("steps") or {}).items() if spec is not None}
+            steps = over.get("steps") or {}
+            over["steps"] = {n: spec for n, spec in steps.items() if n in present}
+        tree = merge(tree, over)
+    for text in overrides:
+        path, value = parse_override(text)
+        tree = set_path(tree, path, value)
+    return tree
 
 
 def _refuse_unknown(given: Tree, overrides: Sequence[str]) -> None:
@@ -135,16 +158,37 @@ def _print_plan(plan: Plan) -> None:
         todo = [i for i in group if i.name in left]
         minutes = sum(prices[i.name][0] for i in todo)
         gib = sum(prices[i.name][1] for i in todo)
-        state = f"{minutes:6.1f} min  {gib:5.2f} GiB" if todo else "complete"
+        state = f"{_time(minutes)}  {gib:5.2f} GiB" if todo else "complete"
+        if not todo or minutes or gib or group[0].priced_by:
+            state += f"  ({how})" if todo and (how := group[0].priced_by) else ""
+        else:
+            state = "no price stated, none measured here yet"
         print(f"  {step:<16} x{len(group):<3} {' '.join(group[0].words[:2]):<18} {state}")
     gib = sum(prices[n][1] for n in left)
     minutes = predict(
         plan.to_do(), num_workers=plan.num_workers, minutes={n: p[0] for n, p in prices.items()}
     )
+    if any(i.priced_by for i in plan.instances):
+        machine = plan.machine
+        print(
+            f"  counted for {machine.get('num_gpus')} x {machine.get('name')}, "
+            f"{machine.get('tflops')} TFLOP/s each, of which {machine.get('utilisation')} is "
+            "assumed to be used; one run each where a step repeats"
+        )
+    unknown = sum(not (any(prices[n]) or i.priced_by) for i in plan.to_do() for n in [i.name])
+    without = f" ({unknown} steps without a price left out)" if unknown else ""
+    if unknown == len(left) and left:
+        print("  predicted: nothing; no step has a price yet", flush=True)
+        return
     print(
-        f"  predicted: {minutes:.0f} min, {plan.num_workers} steps at a time, and {gib:.2f} GiB",
+        f"  predicted{without}: {_time(minutes).strip()}, {plan.num_workers} steps at a time, "
+        f"and {gib:.2f} GiB",
         flush=True,
     )
+
+
+def _time(minutes: float) -> str:
+    return f"{minutes:6.1f} min" if minutes < 2880 else f"{minutes / 1440:6.1f} days"
 
 
 def _refuse_small_disk(plan: Plan, store: Path) -> None:

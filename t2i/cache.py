@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import DTypeLike, NDArray
 
-from launch.components import Component as Component  # where earlier code looks for it
 from launch.components import locate
 from launch.errors import ConfigError, InputError, StoppedError
 from launch.manifest import SCRATCH, write_bytes, write_json

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from launch.components import locate
 from launch.config import differences
 from launch.errors import ArtifactError
 from launch.manifest import Manifest
@@ -24,7 +25,6 @@ from t2i.artifacts import (
     open_latents,
 )
 from t2i.autoencoder import Autoencoder
-from t2i.cache import locate
 from t2i.conditioning import TextEncoder, length_batches
 from t2i.config import TrainConfig
 from t2i.data import TrainingSet

@@ -26,10 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from launch import keyed
+from launch.components import Component, locate
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import digest_bytes, digest_file, is_complete
 from t2i.artifacts import REWRITER, text_digest
-from t2i.cache import Component, locate
 from t2i.conditioning import length_batches, pad
 from t2i.config import RewriteLimits, UpsampleConfig
 

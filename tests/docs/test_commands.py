@@ -19,7 +19,7 @@ import launch.cli
 from launch import __main__ as launch_command
 from launch import study as studies
 from launch import verbs
-from launch.config import find_config, load_tree
+from launch.config import find_config
 from launch.errors import CaptionmixError
 from launch.plan import Plan, make_plan
 
@@ -27,8 +27,8 @@ REPOSITORY = Path(__file__).parents[2]
 STUDIES = REPOSITORY / "configs" / "studies"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
 STARTS = ("python -m ", "captionmix ", "make ")
-RUNNABLE = sorted({path.stem for path in STUDIES.glob("*.yaml")} - {"scenes", "rewriting"})
-"""Shipped studies; the others have no arms, they are what studies stand on."""
+RUNNABLE = sorted({path.stem for path in STUDIES.glob("*.yaml")} - {"scenes", "rewriting", "gpu"})
+"""Shipped studies; the others have no arms: studies stand on them, or they are laid over."""
 
 REQUIRED = {"photos": ["data.root=pictures"]}
 """What a study asks of its user."""
@@ -149,8 +149,8 @@ def _plan(files: Sequence[str | Path], overrides: Sequence[str]) -> Plan:
 
 @functools.cache
 def _checked_plan(files: tuple[Path, ...], overrides: tuple[str, ...]) -> Plan:
-    studies._refuse_unknown(load_tree(files, []), overrides)
-    plan = make_plan(load_tree(files, overrides), store=Path("store"))
+    studies._refuse_unknown(studies.laid_over(files), overrides)
+    plan = make_plan(studies.laid_over(files, overrides), store=Path("store"))
     for instance in plan.instances:
         stage, *words = instance.words
         _parse_verb(stage, words)

@@ -11,12 +11,12 @@ import pytest
 from eval import artifacts
 from eval import score as scoring
 from eval.config import ScoreConfig
+from launch.components import Component
 from launch.config import build
 from launch.manifest import digest_bytes
 from launch.run import Run
 from t2i import upsample
 from t2i.artifacts import open_prompts
-from t2i.cache import Component
 from t2i.config import UpsampleConfig
 
 ADDED = "A huge violet dragon reads a book. "

@@ -405,3 +405,27 @@ def test_an_arm_has_nothing_of_its_own_but_where_its_captions_lie(own: Tree, sai
     train = {**step(foreach=["arm"], mix="<arm.caption_mix>"), "per_arm": own}
     with pytest.raises(ConfigError, match=said):
         plan({"train": train}, arms=arms(2))
+
+
+def test_a_counted_price_is_rows_times_flop_over_what_the_machine_computes() -> None:
+    machine = {"name": "a GPU", "num_gpus": 2, "tflops": 100, "utilisation": 0.5}
+    price = {"rows": "<sizes.pictures>", "parameters": 1e9, "tokens": 50, "passes": 3, "kib": 4}
+    spec = {**step(), "price": price}
+    made = plan({"a": spec}, sizes={"pictures": 2**20}, machine=machine).instances[0]
+    assert made.minutes == pytest.approx(2**20 * 3 * 2e9 * 50 / (2 * 100e12 * 0.5) / 60)
+    assert made.gib == 4
+    assert "GPU-days" in made.priced_by
+
+
+def test_a_price_that_cannot_be_counted_is_refused() -> None:
+    for price in ({"parameters": 1e9}, {"rows": 1, "hours": 2}, {"rows": 1, "gflop": 1}):
+        with pytest.raises(ConfigError, match=r"steps\.a\.price"):
+            plan({"a": {**step(), "price": price}})
+
+
+def test_prices_that_were_stated_for_other_sizes_can_be_taken_back() -> None:
+    spec = {**step(), "minutes": 5, "gib": 2}
+    kept, taken = plan({"a": spec}), plan({"a": spec}, stated_prices=False)
+    assert (kept.instances[0].minutes, kept.instances[0].gib) == (5, 2)
+    assert (taken.instances[0].minutes, taken.instances[0].gib) == (0, 0)
+    assert folders(kept) == folders(taken)

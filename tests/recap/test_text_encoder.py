@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, CLIPTextModel
 
+from launch.components import locate
 from launch.manifest import read_manifest
 from launch.run import Run
 from recap.captioner.coca import CoCa, initialise_decoder
@@ -20,7 +21,6 @@ from recap.captioner.starting import load_start
 from recap.captioner.tokenizer import train_tokenizer
 from recap.config import CaptionerSizeConfig, CaptionerTrainConfig, TextTowerConfig
 from recap.text_encoder import text_encoder
-from t2i.cache import locate
 from t2i.conditioning import TextEncoder
 
 SIZE = CaptionerSizeConfig(

@@ -10,13 +10,14 @@ import torch
 from diffusers import AutoencoderKL
 
 import t2i.cache as module
+from launch.components import locate
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from launch.identities import unpacked
 from launch.manifest import read_manifest
 from recap.artifacts import open_images
 from t2i.artifacts import AUTOENCODER, open_latents, open_text_states, text_digest, text_digests
 from t2i.autoencoder import Autoencoder
-from t2i.cache import distinct_texts, encode, locate, refuse_not_finite
+from t2i.cache import distinct_texts, encode, refuse_not_finite
 from t2i.conditioning import TextEncoder
 from t2i.config import EncodeConfig
 
