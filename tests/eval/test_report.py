@@ -718,3 +718,16 @@ def test_distances_between_distributions_have_a_section_where_they_are_given(
     assert 'id="table-distribution"' in text
     assert distribution_artifact.SAYS_NOTHING in text
     assert [r["value"] for r in records(page, "distribution")] == ["7.5"] * 3
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_public_clip_and_autoencoder_have_a_report_that_claims_nothing_of_them(
+    tmp_path: Path,
+) -> None:
+    primary = PrimaryConfig(better="dsc", than="real", style="human", metric="clip_similarity")
+    cfg = build(tmp_path, Study(has_claims=False, primary=primary))
+    folder = write_report(tmp_path / "out", replace(cfg, judge=None, autoencoder=None))
+    assert headline_of(folder).startswith("dsc is better than real")
+    assert {i.role for i in read_manifest(folder).inputs}.isdisjoint({"judge", "autoencoder"})
+    for name in ("retrieval", "recogniser"):
+        assert not [r for r in records(folder, name) if any(r.values())]

@@ -326,3 +326,30 @@ def test_pictures_are_scored_where_no_claims_are_known(
     )
     assert set(found.table["metric"].to_pylist()) == {"clip_similarity", "clip_distance"}
     assert len(open_generations(folder)) == 2
+
+
+def test_a_public_clip_scores_without_a_judge(
+    scores: artifacts.Scores, settings: dict[str, Any], small_judge: Path, generations: list[Path],
+    small_autoencoder: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    public = tmp_path / "vae"  # as another made it: the same files without a manifest of ours
+    shutil.copytree(small_autoencoder, public, ignore=shutil.ignore_patterns("manifest.json"))
+    own = {**settings, "judge": None, "autoencoder": public}
+    found = score(
+        tmp_path / "out", generations=generations, clip_model=str(small_judge / "clip"), **own
+    )
+
+    def cosines(of: artifacts.Scores) -> dict[Any, float]:
+        return {
+            (r["generation_id"], r["scoring"]): r["value"]
+            for r in of.table.to_pylist()
+            if r["metric"] == "clip_similarity"
+        }
+
+    assert cosines(found) == pytest.approx(cosines(scores))
+    assert "claims_held" not in found.table["metric"].unique().to_pylist()
+    roles = {i.role: i.digest for i in found.manifest.inputs}
+    assert "judge" not in roles
+    assert len(roles["autoencoder"]) == 32
+    with pytest.raises(ConfigError, match="give judge or clip_model"):
+        score(tmp_path / "none", generations=generations, **own)
