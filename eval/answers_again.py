@@ -114,6 +114,7 @@ class Seeds:
     deviation: float
     low: float
     high: float
+    between_two: float
     num_pairs: int
     num_called_different: int
 
@@ -138,6 +139,7 @@ def seeds_again(scores: Mapping[Key, Sequence[Score]], key: Key) -> Seeds:
         deviation=float(np.sqrt(squares / df)),
         low=float(low),
         high=float(high),
+        between_two=float(stats.t.ppf(0.975, df) * np.sqrt(2 * squares / df)),
         num_pairs=len(ends),
         num_called_different=sum(low > 0 or high < 0 for low, high in ends),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 from launch.config import require_multiple_of_8, require_positive, require_share
 from launch.errors import ConfigError
@@ -513,6 +513,10 @@ class DistributionConfig:
             )
 
 
+COMPARED_IN_CHANGE: Final = ("prompt_following", "clip_similarity")
+"""Measures of which the change from one prompt style to another can be primary."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrimaryConfig:
     """The one comparison that a study names before it runs."""
@@ -544,6 +548,13 @@ class PrimaryConfig:
     scoring: str | None = None
     """Scoring caption of CLIP similarities; None scores with the prompt itself."""
 
+    def __post_init__(self) -> None:
+        if self.against is not None and self.metric not in COMPARED_IN_CHANGE:
+            raise ConfigError(
+                f"primary.against: a change is told of {' or '.join(COMPARED_IN_CHANGE)}, which "
+                f"every picture has; got metric={self.metric}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlongConfig:
@@ -566,7 +577,7 @@ class AlongConfig:
 class ReportConfig:
     """One self-contained HTML page, its tables as CSV, its figures as SVG and PNG."""
 
-    SINCE_LATER: ClassVar = frozenset({"changes", "along", "judged"})
+    SINCE_LATER: ClassVar = frozenset({"changes", "along"})
 
     study: str
     """Name of the study."""

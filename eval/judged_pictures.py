@@ -157,13 +157,7 @@ def originals_of(prompts: Prompts, *, named: Mapping[str, str]) -> dict[str, str
         ConfigError: A style that is named does not exist.
     """
     styles = prompts.styles
-    recipe = prompts.manifest.recipe
-    found = {style: style for style in styles}
-    match recipe.get("verb"):
-        case "t2i upsample" if recipe.get("name") in found and recipe.get("style") in found:
-            found[recipe["name"]] = recipe["style"]
-        case "t2i prompt-list":
-            found = dict.fromkeys(styles, styles[0])
+    found = {style: prompts.original_of(style) for style in styles}
     for style, original in named.items():
         for name in (style, original):
             if name not in found:

@@ -245,7 +245,8 @@ def _check_seeds(
         else:
             numbers = {
                 "deviation": again.deviation, "low": again.low, "high": again.high,
-                "pairs": again.num_pairs, "called_different": again.num_called_different,
+                "between_two": again.between_two, "pairs": again.num_pairs,
+                "called_different": again.num_called_different,
             }  # fmt: skip
         yield from _numbers("seeds", record, numbers)
 

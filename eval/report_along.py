@@ -86,13 +86,14 @@ def draw_along(answers: Answers, along: AlongConfig, folder: Path, *, place: int
     """
     cells = cells_along(answers)
     panels = [m for m in PANELS if any(c.measure.metric == m for c in cells)]
+    styles = list(dict.fromkeys(c.measure.style for c in cells))
     with drawing_style():
         figure, axes = new_figure(1, len(panels), size=(WIDTH, 3.1))
         for panel, metric in zip(axes.flat, panels, strict=True):
-            _draw_panel(panel, [c for c in cells if c.measure.metric == metric], answers, along)
+            here = [c for c in cells if c.measure.metric == metric]
+            _draw_panel(panel, here, answers, along, styles=styles)
             panel.set_title(plain_text(PANELS[metric]))
         figure.supxlabel(plain_text(along.title), fontsize=8.5, color=MUTED)
-        styles = list(dict.fromkeys(c.measure.style for c in cells))
         _legend(figure, styles)
         alt = f"{' and '.join(PANELS[m] for m in panels)} against {along.title}, a line for each "
         alt += f"prompt style: {', '.join(styles)}"
@@ -103,15 +104,23 @@ def _arms(answers: Answers, along: AlongConfig) -> list[str]:
     return sorted((a for a in answers.arms if a in along.arms), key=lambda a: along.arms[a])
 
 
-def _draw_panel(panel: Any, cells: Sequence[Cell], answers: Answers, along: AlongConfig) -> None:
+def _draw_panel(
+    panel: Any,
+    cells: Sequence[Cell],
+    answers: Answers,
+    along: AlongConfig,
+    *,
+    styles: Sequence[str],
+) -> None:
     arms = _arms(answers, along)
     x = np.array([along.arms[arm] for arm in arms])
     # Styles lie side by side where they would cover each other.
     step = 0.012 * float(np.ptp(x))
-    for i, cell in enumerate(cells):
+    for cell in cells:
+        i = styles.index(cell.measure.style)
         means = [cell.means[arm] for arm in arms]
         look: dict[str, Any] = {"color": ARM_COLOURS[i % len(ARM_COLOURS)]}
-        at = x + step * (i - (len(cells) - 1) / 2)
+        at = x + step * (i - (len(styles) - 1) / 2)
         y = [mean.estimate for mean in means]
         panel.errorbar(at, y, yerr=bars(means), fmt="none", elinewidth=1.2, **look)
         panel.plot(at, y, marker=ARM_MARKERS[i % len(ARM_MARKERS)], markersize=4.5, **look)

@@ -42,8 +42,9 @@ def counts_table(judges: Sequence[tuple[str, pa.Table]]) -> Table:
     """Count answers by judge, arm and reading."""
     rows, records = [], []
     for judge, table in judges:
+        answers = table.to_pylist()
         for arm in _arms(table):
-            of_arm = [row for row in table.to_pylist() if row["arm"] == arm]
+            of_arm = [row for row in answers if row["arm"] == arm]
             verdicts = Counter(row["verdict"] for row in of_arm if row["verdict"] is not None)
             probabilities = [r["probability"] for r in of_arm if r["probability"] is not None]
             mean = sum(probabilities) / len(probabilities) if probabilities else None

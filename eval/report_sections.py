@@ -88,7 +88,8 @@ def changes(of: Sources) -> Section | None:
         title="What other words for the same wish change",
         words=[
             "A change is told picture by picture: same model, same test picture and same number "
-            "of the noise, prompts of two styles, judged by the same claims and the same text. "
+            "of the noise, prompts of two styles. Similarity is with the text of the first style. "
+            "Claims are those of each prompt: of a prompt that asks for less, fewer. "
             "Beside it stands how much more an arm changes than the reference arm does, corrected "
             "with all other comparisons of this report.",
         ],

@@ -53,8 +53,12 @@ class SeedNoise:
 
     @property
     def between_two(self) -> float:
-        """Distance that the means of two such models exceed in 5% of cases."""
-        return float(stats.norm.ppf((1 + LEVEL) / 2)) * np.sqrt(2) * self.deviation
+        """Distance that the means of two further models exceed in 5% of cases.
+
+        Student's t, because the deviation is known from so few models.
+        """
+        t = stats.t.ppf((1 + LEVEL) / 2, len(self.by_seed) - 1)
+        return float(t * np.sqrt(2) * self.deviation)
 
 
 def seed_noise(rows: Rows, *, arm: str) -> SeedNoise | None:
@@ -137,6 +141,7 @@ def seed_noise_table(found: Sequence[SeedNoise], measure: Measure) -> Table:
         records.append(
             {
                 **what, "deviation": noise.deviation, "low": noise.low, "high": noise.high,
+                "between_two": noise.between_two,
                 "pairs": noise.num_pairs, "called_different": noise.num_called_different,
             }
         )  # fmt: skip

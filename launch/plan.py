@@ -32,7 +32,8 @@ _REFERENCE = re.compile(r"<[^<>]+>")
 _LOOP_VALUE = re.compile(r"<([\w.]+)>")
 
 CAPTION_FOLDERS = frozenset({"captions", "further_text_states"})
-"""Settings that an arm may have of its own: where its captions lie, beside its mix."""
+"""Settings that an arm may have of its own, and roles of inputs in which arms may differ: where its
+captions lie, beside its mix."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from launch.manifest import RUN_LOG
 from launch.plan import Instance, Plan, make_plan
 from launch.run import tidy
 from launch.screen import Screen
+from launch.verify import refuse_unpaired
 from launch.workers import predict, run_all
 
 OPTIONAL = frozenset({"seeds", "jobs", "store", "name"})
@@ -71,6 +72,7 @@ def study(
     _run_all(plan)
     # A step that was made anew may have come out otherwise than what was made from it before.
     _check_settings(plan)
+    refuse_unpaired({i.name: i.folder for i in plan.instances})
     _write_links(plan, folder)
     if plan.show is not None:
         print(f"\n{plan.show.read_text().rstrip()}\n\n{plan.show.parent}", flush=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, digest_file, read_manifest
+from launch.plan import CAPTION_FOLDERS
 from launch.progress import Progress
 from launch.trace import Step, locate, printable, read_steps, shown_rows
 
@@ -24,9 +25,6 @@ LEDGER = "ledger.parquet"
 
 CAPTION_SETTINGS = frozenset({"arm", "caption_mix"})
 """Settings in which arms of a study may differ."""
-
-CAPTION_INPUTS = frozenset({"captions", "further_text_states"})
-"""Roles of the inputs in which arms of a study may differ."""
 
 SHARED_COLUMNS = ("step", "samples_seen", "epoch", "shared_hash", "num_dropped", "tensor_hash")
 """Columns of a ledger that must agree in every row between arms of one seed."""
@@ -95,6 +93,27 @@ def verify(folder: Path) -> int:
     _check_pairs(ledgers, findings)
     _print_mixes(ledgers, findings)
     return _conclude(findings, manifests=manifests, ledgers=ledgers)
+
+
+def refuse_unpaired(models: Mapping[str, Path]) -> None:
+    """Refuse models of one seed that did not see the same pictures, noise, timesteps and dropout.
+
+    Args:
+        models: Name of a step (`train[dsc,0]`) -> folder of its model; other artifacts are passed
+            over.
+
+    Raises:
+        ArtifactError: Naming the first difference.
+    """
+    findings = Findings()
+    manifests = {name: read_manifest(folder) for name, folder in models.items()}
+    _check_pairs(_read_ledgers(manifests, findings), findings)
+    if findings.failures:
+        more = len(findings.failures) - 1
+        raise ArtifactError(
+            f"{findings.failures[0]}" + (f" (and {more:,} more)" if more else "") + ". Their "
+            "difference is not one of captions alone; train the arms on the same pictures."
+        )
 
 
 def _check_manifests(steps: Sequence[Step], findings: Findings) -> dict[str, Manifest]:
@@ -243,7 +262,7 @@ def _check_pair(first: Ledger, other: Ledger, findings: Findings) -> None:
 
 
 def _shared_inputs(made: Manifest) -> set[tuple[str, str]]:
-    return {(i.role, i.digest) for i in made.inputs if i.role not in CAPTION_INPUTS}
+    return {(i.role, i.digest) for i in made.inputs if i.role not in CAPTION_FOLDERS}
 
 
 def _print_artifacts(steps: Sequence[Step], manifests: Mapping[str, Manifest]) -> None:

@@ -30,6 +30,9 @@ _ARTICLE: Final = re.compile(r"^(\W*)(?:a|an|the)\s+", re.IGNORECASE)
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 _STREAM: Final = "alter.sentences"
 
+CODE = 1
+"""Version of the rules; raised whenever the same settings give other prompts."""
+
 Order = Callable[[int], Int64[np.ndarray, "N"]]
 """The order that so many sentences of one prompt are brought into."""
 
@@ -41,7 +44,10 @@ def alter(cfg: AlterConfig, run: Run) -> None:
     _refuse(cfg, prompts.styles)
     originals = [row for row in prompts.rows if row.style == cfg.style]
     plan = {"prompts": len(originals), "style": cfg.style, "alterations": ", ".join(cfg.rules)}
-    if not run.start(plan):
+    recipe: dict[str, object] = {"code": CODE}
+    if before := prompts.rewritten_from:
+        recipe["rewritten_before"] = before
+    if not run.start(plan, recipe=recipe):
         return
     table = list(prompts.rows)
     counts = {"rows_in": len(table)}

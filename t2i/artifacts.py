@@ -265,10 +265,6 @@ class Prompt(NamedTuple):
     """JSON of the questions that a picture of it is asked (`t2i.questions`)."""
 
 
-REWRITTEN = "rewritten"
-"""Style of a public list's own rewrites of its first style."""
-
-
 @dataclass(frozen=True)
 class Prompts:
     """A prompts artifact: `prompts.parquet`.
@@ -303,20 +299,26 @@ class Prompts:
         found = dict(recipe.get("rewritten_before", {}))
         if recipe.get("verb") == "t2i upsample":
             found[recipe["name"]] = recipe["style"]
-        if recipe.get("verb") == "t2i prompt-list" and REWRITTEN in self.styles[1:]:
-            found[REWRITTEN] = self.styles[0]
-        return found
+        if recipe.get("verb") == "t2i prompt-list":
+            first, *others = self.styles
+            found |= dict.fromkeys(others, first)
+        return {style: of for style, of in found.items() if {style, of} <= set(self.styles)}
+
+    def original_of(self, style: str) -> str:
+        """Return the style in which somebody asked for what `style` says in other words."""
+        of = self.rewritten_from
+        while style in of:
+            style = of[style]
+        return style
 
     def asked_for(self) -> dict[str, str]:
         """Return by `prompt_id` what somebody asked for: of a rewrite, the original's words."""
         texts = {(row.pair_id, row.style): row.prompt for row in self.rows}
-        of, found = self.rewritten_from, {}
-        for row in self.rows:
-            style = row.style
-            while style in of:
-                style = of[style]
-            found[row.prompt_id] = texts.get((row.pair_id, style), row.prompt)
-        return found
+        original = {style: self.original_of(style) for style in self.styles}
+        return {
+            row.prompt_id: texts.get((row.pair_id, original[row.style]), row.prompt)
+            for row in self.rows
+        }
 
     def texts(self, style: str) -> dict[str, str]:
         """Return the prompts of one style by `pair_id`."""

@@ -797,3 +797,9 @@ class AlterConfig:
                 raise ConfigError(
                     f"rules.{name}: got {rules}, expected some of {', '.join(ALTERATIONS)}"
                 )
+            last = "no_final_punctuation"
+            if last in rules and "shuffled_sentences" in rules[rules.index(last) :]:
+                raise ConfigError(
+                    f"rules.{name}: after shuffled_sentences another sentence is the last one; "
+                    f"put {last} behind it"
+                )

@@ -189,3 +189,19 @@ def test_a_change_needs_both_pictures(added: tuple[Path, ReportConfig]) -> None:
 def test_a_number_needs_two_values() -> None:
     with pytest.raises(ConfigError, match="needs arms at two numbers or more"):
         AlongConfig(title="share", arms={"real": 0, "dsc": 0})
+
+
+def test_two_further_models_differ_by_more_than_is_said_in_one_case_of_twenty() -> None:
+    generator = np.random.default_rng(2)
+    more = 0
+    for _ in range(2000):
+        luck = generator.normal(0, 1, (5, 1)) + np.zeros((1, 3))
+        noise = seed_noise(made_rows(luck), arm="a")
+        assert noise is not None
+        more += abs(np.subtract(*generator.normal(0, 1, 2))) > noise.between_two
+    assert more / 2000 == pytest.approx(0.05, abs=0.015)
+
+
+def test_a_change_of_what_some_pictures_lack_cannot_be_primary() -> None:
+    with pytest.raises(ConfigError, match=r"primary.against: .* got metric=judge_yes"):
+        replace(CHANGED, metric="judge_yes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, write_json
-from launch.verify import verify
+from launch.verify import refuse_unpaired, verify
 
 MakeArtifact = Callable[..., Manifest]
 
@@ -258,3 +259,18 @@ def test_a_folder_that_is_neither_study_nor_artifact_is_refused(tmp_path: Path) 
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(ArtifactError, match="not the plan of a study"):
         verify(tmp_path)
+
+
+def test_a_study_gives_no_answer_about_arms_that_are_not_paired(
+    study: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = lambda: {f"train[{a},0]": tmp_path / "store" / f"train-{a}" for a in ("real", "dsc")}  # noqa: E731
+    study()
+    refuse_unpaired({**folders(), "ingest": tmp_path / "store" / "images"})
+    shutil.rmtree(tmp_path / "store")
+    hashes = [f"shared-{s}" if s < 7 else "other" for s in range(1, NUM_STEPS + 1)]
+    study(ledger=ledger(6, shared_hash=hashes))
+    with pytest.raises(
+        ArtifactError, match="not one of captions alone; train the arms on the same"
+    ):
+        refuse_unpaired(folders())

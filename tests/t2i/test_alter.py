@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,24 @@ def test_the_order_of_sentences_belongs_to_the_prompt_and_the_seed() -> None:
     assert others - {first}
 
 
+def test_rules_compose_in_their_order() -> None:
+    rules = ["lower_case", "shuffled_sentences", "no_final_punctuation"]
+    text = altered(row(), rules=rules, name="new", seed=0).prompt
+    sentences = [
+        "a red circle is at the top left",
+        'the sign reads "HX"',
+        "there are two blue rings",
+    ]
+    assert sorted(text.split(". ")) == sorted(sentences)
+    assert text != TEXT.lower()
+    with pytest.raises(ConfigError, match="put no_final_punctuation behind it"):
+        AlterConfig(
+            prompts=Path("p"),
+            style="dsc",
+            rules={"x": ["no_final_punctuation", "shuffled_sentences"]},
+        )
+
+
 def folder_of(tmp_path: Path, rows: list[Prompt]) -> Path:
     run = Run(out=tmp_path / "prompts", verb="t2i prompts", config={})
     run.start({})
@@ -128,3 +147,23 @@ def test_what_cannot_be_altered_is_refused_by_name(tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match=r"rules.x: got \['louder'\], expected some of"):
         AlterConfig(prompts=folder, style="dsc", rules={"x": ["louder"]})
+
+
+def test_an_altered_rewrite_still_asks_for_what_was_asked_for(tmp_path: Path) -> None:
+    originals = [row(), row("A red ring.", pair=2)]
+    folder = folder_of(tmp_path, originals)
+    small = written(
+        AlterConfig(prompts=folder, style="dsc", rules={"small": ["lower_case"]}), tmp_path / "a"
+    )
+    recipe = {"verb": "t2i upsample", "name": "small", "style": "dsc"}
+    rewritten = Prompts(replace(small.manifest, recipe=recipe), small.table)
+    assert rewritten.rewritten_from == {"small": "dsc"}
+    again = {"verb": "t2i alter", "rewritten_before": {"small": "dsc", "gone": "dsc"}}
+    later = Prompts(replace(small.manifest, recipe=again), small.table)
+    assert later.original_of("small") == "dsc"
+    assert later.asked_for() == {
+        p.prompt_id: next(o.prompt for o in originals if o.pair_id == p.pair_id) for p in small.rows
+    }
+    of_list = Prompts(replace(small.manifest, recipe={"verb": "t2i prompt-list"}), small.table)
+    assert of_list.rewritten_from == {"small": "dsc"}
+    assert small.rewritten_from == {}
