@@ -50,6 +50,7 @@ def annotate(cfg: AnnotateConfig, run: Run) -> None:
         "kinds": ", ".join(cfg.kinds),
     }
     if cfg.vlm is not None:
+        teacher.refuse_processes()
         plan |= teacher.plan_of(cfg.vlm, kinds=cfg.kinds, num_pictures=len(rows))
     if not run.start(plan):
         return

@@ -12,7 +12,7 @@ so that nothing is promised that is not checked here as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -129,7 +129,7 @@ def read_body(raw: str) -> Body:
         return Body(raw, "not_chat", None, None)
     if isinstance(content, list):  # parts, as some servers send them
         content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
-    text = content if isinstance(content, str) else ""
+    text = whole_letters(content) if isinstance(content, str) else ""
     rule = None
     if refusal or finish == "content_filter":
         text, rule = text or str(refusal or ""), "refusal"
@@ -148,28 +148,45 @@ def _count(usage: Mapping[str, Any], name: str) -> int | None:
     return found if isinstance(found, int) and found >= 0 else None
 
 
-def read_object(text: str) -> dict[str, Any] | None:
-    """Find the JSON object in a text: alone, fenced, or among other words; None is none."""
+def whole_letters(text: str) -> str:
+    """Replace halves of letters, which a server may send and no file can hold, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def read_objects(text: str) -> Iterator[dict[str, Any]]:
+    """Give the JSON objects in a text: alone, fenced, or among other words."""
     decoder, place = json.JSONDecoder(), text.find("{")
     while place >= 0:
         try:
-            found, _ = decoder.raw_decode(text, place)
+            found, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
             place = text.find("{", place + 1)
             continue
-        return found if isinstance(found, dict) else None
-    return None
+        yield _whole(found)
+        place = text.find("{", end)
+
+
+def _whole(value: Any) -> Any:
+    """Return a value with whole letters in all its texts: JSON may escape half of one."""
+    if isinstance(value, dict):
+        return {whole_letters(key): _whole(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_whole(below) for below in value]
+    return whole_letters(value) if isinstance(value, str) else value
 
 
 def judged(key: str, body: Body, *, schema: Mapping[str, Any] | None) -> tuple[Any, str | None]:
     """Return the value of an answer and the rule that it breaks."""
     if body.rule is not None or schema is None:
         return None, body.rule
-    value = read_object(body.text)
-    if value is None:
-        # Without its form it is a refusal in words or broken: the gates know words, this does not.
-        return None, "broken_json"
-    return (None, "wrong_schema") if not fits(value, schema) else (value, None)
+    rule = "broken_json"
+    # Without its form it is a refusal in words or broken: the gates know words, this does not. A
+    # model that thinks aloud may write braces before its answer.
+    for value in read_objects(body.text):
+        if fits(value, schema):
+            return value, None
+        rule = "wrong_schema"
+    return None, rule
 
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {

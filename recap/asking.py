@@ -45,7 +45,7 @@ def read_key(cfg: EndpointConfig) -> str | None:
     """Read the key from the environment.
 
     Raises:
-        InputError: It is not there, or is too short to be told from other text.
+        InputError: It is not there, is too short to be told from other text, or is no key.
     """
     if cfg.key_variable is None:
         return None
@@ -56,6 +56,12 @@ def read_key(cfg: EndpointConfig) -> str | None:
             f"the environment variable {cfg.key_variable} {what}; expected the key of "
             f"{cfg.base_url}. Export it, name another one with key_variable, or give "
             "key_variable=null for a server that asks for none."
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        # Such a key is quoted in other letters by whoever refuses it, and could not be cut out.
+        raise InputError(
+            f"the environment variable {cfg.key_variable} holds blanks, line ends or letters that "
+            "no key has; expected one key and nothing else. What it holds is not shown here."
         )
     return key
 

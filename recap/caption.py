@@ -59,6 +59,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
     }
     if source.family == "endpoint":
         asked = as_teacher(cfg)
+        teacher.refuse_processes()
         plan |= teacher.plan_of(asked, kinds=[cfg.kind], num_pictures=num_pictures)
         if run.start(plan, recipe={"code": CODE}):
             from_endpoint(asked, run, kind=cfg.kind, images=images, rows_of=rows_of)

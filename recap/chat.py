@@ -116,8 +116,9 @@ class Chat:
                 ),
             )
         if status in (408, 409, 425, 429) or status >= 500:
-            return Unanswered(status, said, wait_s, False)
-        if status in (401, 403) and "content" not in low:
+            # What waited too long behind a gateway may have been answered, and billed.
+            return Unanswered(status, said, wait_s, status in (408, 502, 504, 524))
+        if status in (401, 403) and "content_" not in low:
             variable = cfg.key_variable or "(none: key_variable is null)"
             return Refused(
                 status,

@@ -14,7 +14,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from launch.errors import ConfigError
 from launch.parts import pending
+from launch.processes import world_size
 from launch.run import Run
 from recap import endpoint
 from recap.artifacts import CaptionRow, Images
@@ -59,6 +61,19 @@ class Counts(NamedTuple):
     rows_out: int
     gated: int
     by_rule: dict[str, int]
+
+
+def refuse_processes() -> None:
+    """Refuse several processes: one ledger is written by one, which asks many things at once.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    if world_size() > 1:
+        raise ConfigError(
+            f"{world_size()} processes were started; a server is asked by one. Start the command "
+            "without a launcher, and raise endpoint.concurrency."
+        )
 
 
 def write_parts(

@@ -24,6 +24,9 @@ from recap.config import TagsConfig
 from recap.tagger.tag_list import FILE_NAME, TagList, read_tag_list
 from recap.taggers import TagCaptioner
 
+LOADING: Final = frozenset({"checkpoint_path", "cache_dir"})
+"""Arguments by which timm would load files other than the weights beside the settings."""
+
 WEIGHTS: Final = "model.safetensors"
 
 
@@ -69,6 +72,15 @@ def read_timm(folder: Path, config: dict[str, Any]) -> TimmTagger:
             f"{folder / 'config.json'}: does not tell num_classes, input_size, mean and std as "
             f"timm writes them ({error!r}). Fetch the whole folder of the tagger again."
         ) from error
+    arguments = config.get("model_args", {})
+    if loading := sorted(
+        name for name in arguments if name.startswith("pretrained") or name in LOADING
+    ):
+        raise ArtifactError(
+            f"{folder / 'config.json'}: model_args has {', '.join(loading)}, by which timm would "
+            "load other files, pickles among them; only safetensors are read. Take it out where "
+            "you trust the folder."
+        )
     if height != width:
         raise ConfigError(
             f"{folder / 'config.json'}: input_size is {height}x{width}; expected a square"
@@ -82,7 +94,7 @@ def read_timm(folder: Path, config: dict[str, Any]) -> TimmTagger:
         )
     return TimmTagger(
         architecture=architecture,
-        arguments={**config.get("model_args", {}), "num_classes": num_tags},
+        arguments={**arguments, "num_classes": num_tags},
         image_size=int(height),
         crop_share=float(seen.get("crop_pct") or 1.0),
         mean=mean,

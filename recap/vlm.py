@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from launch.errors import ArtifactError, ConfigError
+from launch.errors import ArtifactError, ConfigError, InputError
 from recap.artifacts import Images
 from recap.config import DecodeConfig, VlmConfig
 from recap.reading import PictureGroup, picture_groups
@@ -28,6 +28,9 @@ from recap.vlm_choice import Chosen
 from recap.vlm_inputs import VlmInputs
 from recap.vlm_source import open_processor, read_config
 from recap.written import Caption
+
+MOST_WAITING: Final = 4
+"""Batches of pictures that wait, at most, until a batch of one shape is full."""
 
 PREPARING: Final = "preparing pictures"
 """Name of the span in which a model's processor makes tensors of pictures."""
@@ -92,14 +95,33 @@ class VlmCaptioner:
         for group in groups:
             for sample_id, picture in zip(group.sample_ids, group.pictures, strict=True):
                 with timing.span(PREPARING):
-                    prepared = Prepared(sample_id, self.inputs.of(picture))
+                    prepared = Prepared(sample_id, self._told(sample_id, picture))
                 alike = waiting.setdefault(prepared.shape, [])
                 alike.append(prepared)
                 if len(alike) == self._batch_size:
                     del waiting[prepared.shape]
                     yield from self._write(alike, config=config, seed=seed)
+                elif sum(map(len, waiting.values())) >= MOST_WAITING * self._batch_size:
+                    # Batches are filled up, so that this changes no caption.
+                    most = max(waiting, key=lambda shape: len(waiting[shape]))
+                    yield from self._write(waiting.pop(most), config=config, seed=seed)
         for alike in waiting.values():
             yield from self._write(alike, config=config, seed=seed)
+
+    def _told(self, sample_id: str, picture: Any) -> dict[str, Tensor]:
+        """Return what the model is given of one picture.
+
+        Raises:
+            InputError: The processor makes nothing of it, say because it is too narrow.
+        """
+        try:
+            return self.inputs.of(picture)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise InputError(
+                f"picture {sample_id}, {picture.width} x {picture.height} pixels: the model's "
+                f"processor refuses it ({type(error).__name__}: {error}). Take it out of the "
+                "source, or give vlm.picture_px."
+            ) from error
 
     @torch.no_grad()
     def _write(

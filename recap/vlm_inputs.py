@@ -85,7 +85,7 @@ class VlmInputs:
         missing = -length % LENGTH_STEP
         found = {}
         for name, tensor in tensors.items():
-            is_along = tensor.ndim == 2 and tensor.shape[1] == length
+            is_along = tensor.shape == tensors[ASKED].shape
             value = self.pad if name == ASKED else 0
             found[name] = functional.pad(tensor, (missing, 0), value=value) if is_along else tensor
         if "attention_mask" not in found:

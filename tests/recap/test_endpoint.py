@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
-from recap.answers import fits, read_object, refuse_schema
+from recap import teacher
+from recap.answers import Body, fits, judged, read_objects, refuse_schema
+from recap.asking import read_key
 from recap.chat import asked_wait, data_url
 from recap.config import EndpointConfig
 from recap.endpoint import Answer, Answers, Request, ask_all
@@ -327,9 +329,9 @@ def test_a_servers_wait_is_read_as_number_or_date() -> None:
 
 def test_an_object_is_found_alone_fenced_or_among_words() -> None:
     for text in ('{"a": 1}', 'Here {it} is: {"a": 1}. Bye', '```json\n{"a": 1}\n```'):
-        assert read_object(text) == {"a": 1}
-    assert read_object("[1, 2]") is None
-    assert read_object("{" * 3000) is None
+        assert next(read_objects(text)) == {"a": 1}
+    assert not list(read_objects("[1, 2]"))
+    assert not list(read_objects("{" * 3000))
 
 
 def test_a_value_fits_exactly_what_its_schema_says() -> None:
@@ -365,3 +367,36 @@ def test_settings_that_cannot_work_are_refused(options, said: str) -> None:
         EndpointConfig(**{"model": "seer", **options})
     assert "secret" not in str(error.value)
     assert "sk-123" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-FIRSTSECRET\nsk-SECONDSECRET", "sk-secret\u2026more", "sk secret key"]
+)
+def test_what_is_no_key_is_refused_and_never_shown(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(InputError, match="SOME_KEY holds blanks, line ends or letters") as raised:
+        read_key(EndpointConfig(model="m", key_variable="SOME_KEY"))
+    assert "SECRET" not in str(raised.value).upper()
+
+
+def test_an_answer_after_thoughts_is_found_and_half_letters_are_replaced() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ssc": {"type": "string"}},
+        "required": ["ssc"],
+        "additionalProperties": False,
+    }
+    text = '<think>maybe {} or {"dsc": 1}</think> {"ssc": "a dog \\ud83d"}'
+    value, rule = judged("key", Body(text, None, None, None), schema=schema)
+    assert (value, rule) == ({"ssc": "a dog \ufffd"}, None)
+    value["ssc"].encode()
+    only_thoughts = Body("<think>{}</think>", None, None, None)
+    assert judged("key", only_thoughts, schema=schema) == (None, "wrong_schema")
+
+
+def test_several_processes_do_not_ask_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started; a server is asked by one"):
+        teacher.refuse_processes()

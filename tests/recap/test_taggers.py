@@ -240,6 +240,18 @@ def test_pickled_weights_and_unknown_networks_are_refused(
     refused(settings(images, folder), tmp_path / "out", ConfigError, said)
 
 
+def test_a_folder_that_would_make_timm_load_other_files_is_refused(
+    tagger: Path, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "loading"
+    shutil.copytree(tagger, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"] |= {"checkpoint_path": "other.pth", "pretrained_cfg": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    said = "model_args has checkpoint_path, pretrained_cfg, by which timm would load other files"
+    refused(settings(images, folder), tmp_path / "out", ArtifactError, said)
+
+
 def test_instructions_for_a_tagger_are_refused(tagger: Path, images: Path, tmp_path: Path) -> None:
     cfg = settings(images, tagger, vlm=VlmConfig(instruction="tag it"))
     refused(cfg, tmp_path / "out", ConfigError, "vlm: .* takes no instruction")
