@@ -191,6 +191,29 @@ def test_words_are_scored_where_the_prompt_wants_some() -> None:
     assert judge.describe()["prompts"] == 2
 
 
+def test_a_rewrite_is_read_for_the_words_that_its_original_quotes(tmp_path: Path) -> None:
+    original = Prompt("a-human", "a sign that says 'Stop it'", "human", "a", None)
+    once = Prompt("a-long", "a red sign with the word 'Halt'", "long", "a", None)
+    twice = Prompt("a-longer", "a tall red sign", "longer", "a", None)
+    unquoted = Prompt("b-human", "a dog", "human", "b", None)
+    invented = Prompt("b-long", "a dog with a collar that says 'Stop it'", "long", "b", None)
+    rows = [original, once, twice, unquoted, invented]
+    run = Run(out=tmp_path / "prompts", verb="t2i upsample", config=MistakesConfig())
+    run.start({}, recipe=REWRITTEN_TWICE)
+    write_prompts(run.out / "prompts.parquet", rows)
+    run.finish(
+        artifact="prompts", version=1, counts={"rows_in": 5, "rows_out": 5},
+        parts=[run.out / "prompts.parquet"], recipe=REWRITTEN_TWICE,
+    )  # fmt: skip
+    prompts = open_prompts(tmp_path / "prompts")
+    judge = WordsJudge(FoundLines(), rows, claims={}, asked_for=prompts.asked_for())
+    found = judge.rows(np.stack([picture(0)]), [Asked(0, p) for p in rows])
+    right = [("words_exact", None, 1.0), ("words_error_rate", None, 0.0)]
+    assert [[tuple(row) for row in of] for of in found] == [right, right, right, [], []]
+    assert judge.describe()["prompts"] == 3
+    assert judge.describe()["judged_by_originals"] == 3
+
+
 def test_prompts_that_want_no_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="no prompt quotes words"):
         WordsJudge(FoundLines(), [prompt("a", "a dog's tail")], claims={})
