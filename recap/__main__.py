@@ -14,6 +14,7 @@ VERBS = (
     Verb("annotate", "recap.config:AnnotateConfig", "recap.annotate:annotate"),
     Verb("train", "recap.config:CaptionerTrainConfig", "recap.train:train"),
     Verb("caption", "recap.config:CaptionConfig", "recap.caption:caption"),
+    Verb("fuse", "recap.config:FuseConfig", "recap.fuse:fuse"),
     Verb("fit-tagger", "recap.config:FitTaggerConfig", "recap.fit_tagger:fit_tagger"),
     Verb("text-encoder", "recap.config:TextTowerConfig", "recap.text_encoder:text_encoder"),
     Verb(

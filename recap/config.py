@@ -834,6 +834,52 @@ class CaptionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FuseConfig:
+    """Join alt text and a synthetic caption of each picture through a language model."""
+
+    images: Path
+    """Images artifact; it has the alt texts."""
+
+    captions: Path
+    """Captions artifact."""
+
+    caption_kind: str
+    """Kind of its captions that is joined with the alt text."""
+
+    endpoint: EndpointConfig
+    """The chat server; it gets no picture."""
+
+    kind: str = "fused"
+    """Kind that the texts are stored under."""
+
+    splits: list[Literal["train", "judge", "test"]] = field(
+        default_factory=lambda: ["train", "test"]
+    )
+    """Which splits are fused."""
+
+    instruction: str = (
+        "Below are two texts about one picture: its alt text from a web page, which may know names "
+        "and may be careless, and a caption by a machine, which tells what can be seen. Write one "
+        "fluent description that joins them. Keep every name, number and quoted word of the alt "
+        "text exactly as it is written; take what can be seen from the caption; add nothing that "
+        "neither says. Answer with the description alone, in one paragraph."
+    )
+    """What the model is told, before both texts."""
+
+    ledger: Path | None = None
+    """File that keeps every answer; several runs may share one. None is `ledger.jsonl` in the run
+    folder."""
+
+    gates: GateConfig = field(default_factory=GateConfig)
+    """Rules that quarantine a text, beside those on lost names, numbers and quoted words."""
+
+    def __post_init__(self) -> None:
+        refuse_odd_kind(self.kind)
+        if not self.instruction.strip():
+            raise ConfigError("instruction is empty; say how the two texts shall be joined")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaggerSizeConfig:
     """Size of a tagger fitted from scratch."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow.parquet import read_table
 from safetensors.torch import save_file
 from torchvision import models
 
@@ -22,9 +23,10 @@ from eval.report_answers import answer
 from eval.report_rows import Measure, ScoreTable
 from eval.verdicts import Tally
 from launch.errors import ArtifactError, ConfigError
+from launch.manifest import Manifest
 from launch.run import Run
 from recap.claims import Claim, to_json
-from t2i.artifacts import Prompt, open_generations, write_prompts
+from t2i.artifacts import Prompt, Prompts, open_generations, write_prompts
 
 RULES = DetectorConfig(architecture="maskrcnn_resnet50_fpn", weights=Path("unused"))
 
@@ -189,6 +191,34 @@ def test_words_are_scored_where_the_prompt_wants_some() -> None:
         [("words_exact", None, 0.0), ("words_error_rate", None, 0.5)],
     ]
     assert judge.describe()["prompts"] == 2
+
+
+def test_a_rewrite_is_read_for_the_words_that_its_original_quotes(tmp_path: Path) -> None:
+    original = Prompt("a-human", "a sign that says 'Stop it'", "human", "a", None)
+    once = Prompt("a-long", "a red sign with the word 'Halt'", "long", "a", None)
+    twice = Prompt("a-longer", "a tall red sign", "longer", "a", None)
+    unquoted = Prompt("b-human", "a dog", "human", "b", None)
+    invented = Prompt("b-long", "a dog with a collar that says 'Stop it'", "long", "b", None)
+    rows = [original, once, twice, unquoted, invented]
+    write_prompts(tmp_path / "prompts.parquet", rows)
+    # The second of two runs of `t2i upsample`: what the first rewrote is in its recipe.
+    recipe = {"verb": "t2i upsample", "name": "longer", "style": "long"}
+    made = Manifest(
+        artifact="prompts",
+        version=1,
+        recipe={**recipe, "rewritten_before": {"long": "human"}},
+        inputs=[],
+        counts={},
+        rejected={},
+        parts=[],
+    )
+    prompts = Prompts(made, read_table(tmp_path / "prompts.parquet"))
+    judge = WordsJudge(FoundLines(), rows, claims={}, asked_for=prompts.asked_for())
+    found = judge.rows(np.stack([picture(0)]), [Asked(0, p) for p in rows])
+    right = [("words_exact", None, 1.0), ("words_error_rate", None, 0.0)]
+    assert [[tuple(row) for row in of] for of in found] == [right, right, right, [], []]
+    assert judge.describe()["prompts"] == 3
+    assert judge.describe()["judged_by_originals"] == 3
 
 
 def test_prompts_that_want_no_words_are_refused() -> None:
