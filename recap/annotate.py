@@ -52,7 +52,7 @@ def annotate(cfg: AnnotateConfig, run: Run) -> None:
     if cfg.vlm is not None:
         teacher.refuse_processes()
         plan |= teacher.plan_of(cfg.vlm, kinds=cfg.kinds, num_pictures=len(rows))
-    if not run.start(plan):
+    if not run.start(plan, recipe=None if cfg.vlm is None else {"code": teacher.CODE}):
         return
 
     names = [artifacts.caption_part_name(index) for index in range(len(shards))]

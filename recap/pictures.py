@@ -195,7 +195,11 @@ def shrink(data: bytes, *, longest_px: int) -> bytes:
     Raises:
         PictureError: The picture is refused; the error names the rule.
     """
-    picture = decode(data)
+    return as_jpeg(decode(data), longest_px=longest_px)
+
+
+def as_jpeg(picture: Image.Image, *, longest_px: int) -> bytes:
+    """Write a decoded picture as a JPEG, the longer side so long at most; the picture shrinks."""
     # The gap lets Pillow first average whole blocks: several times faster and as good.
     picture.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
     buffer = BytesIO()

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from launch.errors import ConfigError
+from launch.errors import ConfigError, StoppedError
 from launch.parts import pending
 from launch.processes import world_size
 from launch.run import Run
@@ -23,11 +23,16 @@ from recap.artifacts import CaptionRow, Images
 from recap.config import GateConfig, TeacherConfig
 from recap.endpoint import Answer, Request, ask_all
 from recap.gates import Written, broken_rules_of_part
-from recap.pictures import shrink
+from recap.pictures import as_jpeg
 from recap.quarantine import Finished, store
 
+CODE: Final = 1
+"""Version of questions, reading and gates; raised whenever the same settings and answers give other
+captions or flags."""
 LEDGER: Final = "ledger.jsonl"
 """The answers, in the run folder; in no digest, since they stand in the order of their coming."""
+LOST_RULES: Final = ("html", "not_chat", "no_answer")
+"""Rules of answers that say nothing about a picture: its part waits until it is asked again."""
 USUAL_TOKENS: Final = {"ssc": 30}
 """Tokens of a usual caption of a kind, for the estimate of a plan alone."""
 MANY_TOKENS: Final = 130
@@ -92,12 +97,16 @@ def write_parts(
         kinds: Kinds of caption that each answer has.
         images: Opened images.
         shards: Rows of each part by its name.
+
+    Raises:
+        StoppedError: For some pictures the server only failed; their parts are not written.
     """
     names = list(shards)
     finished = Finished(run.out, vlm.gates)
     left = {name: len(shards[name]) for name in pending(run.out, names)}
     part_of = {images.sample_ids[row]: name for name in left for row in shards[name]}
     answers: dict[str, dict[str, Answer]] = {name: {} for name in left}
+    lost: list[Answer] = []
 
     def requests() -> Iterator[Request]:
         form = schema_of(kinds)
@@ -106,7 +115,7 @@ def write_parts(
                 yield Request(
                     key=images.sample_ids[row],
                     instruction=vlm.instruction,
-                    picture=shrink(images.read(int(row)), longest_px=vlm.picture_px),
+                    picture=as_jpeg(images.picture(int(row)), longest_px=vlm.picture_px),
                     schema=form,
                 )
 
@@ -117,8 +126,12 @@ def write_parts(
             name = part_of[answer.key]
             answers[name][answer.key] = answer
             progress.advance(1)
+            if answer.rule in LOST_RULES:
+                lost.append(answer)
             if len(answers[name]) == left[name]:
                 found = answers.pop(name)
+                if any(answer.rule in LOST_RULES for answer in found.values()):
+                    return
                 in_order = [found[images.sample_ids[row]] for row in shards[name]]
                 store(run.out, name, captions_of(in_order, kinds=kinds, limits=vlm.gates))
                 finished.look(names)
@@ -129,8 +142,14 @@ def write_parts(
         done = ask_all(
             requests(), cfg=vlm.endpoint, ledger=vlm.ledger or run.out / LEDGER, on_answer=keep
         )
-    finished.look(names, is_final=True)
     endpoint.tell(run, [done])
+    if lost:
+        raise StoppedError(
+            f"{run.out}: {len(lost):,} pictures are unanswered, because the server only failed for "
+            f"them (the first: {lost[0].key}, {lost[0].rule}: {lost[0].text[:300]!r}). Every "
+            "answer is kept, and the same command asks for these pictures again."
+        )
+    finished.look(names, is_final=True)
     return Counts(
         rows_out=finished.num_captions - finished.num_gated,
         gated=finished.num_gated,

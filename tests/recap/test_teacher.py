@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import pytest
 from PIL import Image
 
 from launch.config import find_config, load
-from launch.errors import ConfigError
+from launch.errors import ConfigError, InputError, StoppedError
 from launch.run import Run
 from recap import artifacts
 from recap.annotate import annotate, choose_rows
 from recap.config import AnnotateConfig, GateConfig, IngestConfig, SplitConfig
 from recap.ingest import ingest
+from recap.pictures import decode
+from recap.teacher import CODE
 from tests.recap.chat_server import KEY, ChatServer, good
 
 REPOSITORY = Path(__file__).parents[2]
@@ -280,3 +283,46 @@ def test_the_shipped_settings_load_and_gate() -> None:
     )
     assert cfg.vlm is not None
     assert cfg.vlm.gates == GateConfig(min_words=2, max_words=300, script="latin")
+
+
+def test_pictures_that_the_server_failed_for_are_asked_again_by_the_same_command(
+    images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("num_pictures=60", "vlm.endpoint.max_retries=0", "vlm.gates.max_gated_share=1")
+    asked: list[int] = []
+
+    def once(number: int, asking: int) -> object:
+        asked.append(number)
+        return 503 if len(asked) == 30 else None
+
+    with ChatServer(trouble=once) as server:
+        cfg = config(server, images, *words)
+        with pytest.raises(StoppedError, match=r"1 pictures are unanswered.*same command"):
+            written(cfg, out)
+        assert not (out / "manifest.json").exists()
+        written(cfg, out)
+        assert set(server.answered.values()) == {1}
+    captions = artifacts.open_captions(out)
+    assert captions.table.num_rows == 120
+    assert captions.manifest.recipe["code"] == CODE
+
+
+def test_several_processes_are_refused_before_anything_is_asked(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recap.teacher.world_size", lambda: 2)
+    with ChatServer() as server:
+        with pytest.raises(InputError, match="2 processes were started"):
+            written(config(server, images, "num_pictures=5"), tmp_path / "out")
+        assert not server.asked
+
+
+def test_pictures_of_any_size_that_was_ingested_are_sent(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever names no limit has one that all these pictures pass.
+    monkeypatch.setattr("recap.pictures.decode", partial(decode, max_pixels=100))
+    with ChatServer() as server:
+        written(config(server, images, "num_pictures=5"), tmp_path / "out")
+        assert len(server.answered) == 5
