@@ -1,9 +1,10 @@
 """Measure captions: what they say that is true, how long they are, and what they always do.
 
 Where the truth is known, every caption is read back into claims, so that omission and invention
-are counted and not guessed. Pictures whose captions a captioner was trained on are reported apart
-from those it never saw annotated. Lengths and regularities need no truth and are measured for
-photographs just the same: a model trained on captions learns their habits too.
+are counted and not guessed; where it is known of some pictures only, these figures are of those and
+say so. Pictures whose captions a captioner was trained on are reported apart from those it never
+saw annotated. Lengths and regularities need no truth and are measured for photographs just the
+same: a model trained on captions learns their habits too.
 """
 
 from __future__ import annotations
@@ -94,11 +95,11 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
     measured = [images.sample_ids[int(row)] for row in rows]
     kinds = _kinds(cfg, images, measured)
     samples = _samples(cfg, kinds)
-    has_claims = any(images.claims[int(row)] is not None for row in rows)
+    num_known = sum(images.claims[int(row)] is not None for row in rows)
     plan: dict[str, object] = {
         "pictures": len(rows),
         "kinds": ", ".join(kind.name for kind in kinds),
-        "claims": "known" if has_claims else "not known",
+        "pictures whose claims are known": num_known,
         "samples": ", ".join(f"{len(found)} of {name}" for name, found in samples.items())
         or "none",
         "judge": "none" if cfg.judge is None else "its CLIP",
@@ -111,7 +112,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
 
     rarefied_to = min([RAREFIED, *(len(kind.texts) for kind in kinds if kind.texts)])
     lengths = _lengths(kinds)
-    claims = _claims(kinds, images) if has_claims else artifacts.CLAIMS_SCHEMA.empty_table()
+    claims = _claims(kinds, images) if num_known else artifacts.CLAIMS_SCHEMA.empty_table()
     estimated = hallucination_of(
         [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
         images=images,

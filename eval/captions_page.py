@@ -12,7 +12,7 @@ from eval import report_facts as facts
 from eval import report_figures as figures
 from eval.artifacts import CaptionsReport
 from eval.captions_figures import draw_calibration
-from eval.captions_summary import carried_words
+from eval.captions_summary import carried_words, partly_known
 from eval.page import render
 from eval.thumbnails import MAX_SIDE, PIXELATED_SIDE, caption_examples
 from launch.manifest import write_bytes
@@ -62,6 +62,7 @@ def write_page(folder: Path, report: CaptionsReport, *, images: Images, split: s
         overlap=tables.overlap(report),
         side_by_side=tables.side_by_side(axes_rows),
         has_truth=bool(axes_rows),
+        partly_known=partly_known(report),
         correlations=tables.correlations(report.hallucination),
         calibration=tables.calibration(report.hallucination),
         signals=tables.signals(report.hallucination),

@@ -23,7 +23,9 @@ def summary_text(report: CaptionsReport) -> str:
     estimate of hallucination is worth, if one was made.
     """
     claims, lengths = report.claims, report.lengths
-    rows = [["captions of", "pictures", "words", "precision", "recall", *AXES]]
+    partly = partly_known(report)
+    known_column = ["truth known"] if partly else []
+    rows = [["captions of", "pictures", "words", *known_column, "precision", "recall", *AXES]]
     for kind in lengths["kind"].unique().to_pylist():
         for is_annotated in (False, True):
             words = _of(lengths, kind, is_annotated)["num_words"].to_numpy()
@@ -35,6 +37,7 @@ def summary_text(report: CaptionsReport) -> str:
                     f"{kind}, annotated pictures" if is_annotated else kind,
                     f"{len(words):,}",
                     f"{words.mean():.1f}",
+                    *([f"{num_known(report, kind, is_annotated):,}"] if partly else []),
                     *(_percent(interval) for interval in _precision_and_recall(own)),
                     *(_both(_precision_and_recall(own, axis=axis)) for axis in AXES),
                 ]
@@ -116,6 +119,26 @@ def carried_words(carried: Mapping[str, Any]) -> str:
         f"truth was {there}, and is carried over to this one unchecked. The interval is over "
         "pictures alone."
     )
+
+
+def num_known(report: CaptionsReport, kind: str, is_annotated: bool) -> int:
+    """Return how many captions of a kind are of pictures whose claims are known."""
+    return len(_of(report.claims, kind, is_annotated)["sample_id"].unique())
+
+
+def partly_known(report: CaptionsReport) -> dict[str, tuple[int, int]]:
+    """Return (known, all) captions of every kind, where claims are known of some pictures only.
+
+    Annotated pictures are left out. Where claims are known of all pictures or of none, it is empty.
+    """
+    found = {}
+    for kind in report.lengths["kind"].unique().to_pylist():
+        num = _of(report.lengths, kind, is_annotated=False).num_rows
+        found[kind] = (num_known(report, kind, is_annotated=False), num)
+    is_partly = any(known for known, _ in found.values()) and any(
+        known < num for known, num in found.values()
+    )
+    return found if is_partly else {}
 
 
 def _of(table: pa.Table, kind: str, is_annotated: bool) -> pa.Table:

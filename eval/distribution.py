@@ -12,12 +12,13 @@ N pictures of one set, D feature width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from eval import artifacts, frechet, mmd
 from eval.config import DistributionConfig
@@ -28,7 +29,7 @@ from eval.distribution_artifact import (
     open_distribution,
     write_tables,
 )
-from eval.distribution_numbers import measure, number_rows, picture_rows
+from eval.distribution_numbers import measure, number_rows, picture_table
 from eval.distribution_sets import (
     PictureSet,
     drawn_styles,
@@ -38,29 +39,19 @@ from eval.distribution_sets import (
 )
 from eval.distribution_summary import summary_text
 from eval.jackknife import assign_groups
-from eval.kept_features import made_by
-from launch.errors import ArtifactError, InputError
-from launch.manifest import canonical_json, digest_bytes, digest_file, write_bytes
+from eval.kept_features import FeatureModel, KeptFeatures
+from launch.errors import InputError
+from launch.manifest import digest_file, write_bytes
 from launch.processes import device, set_threads
 from launch.run import Run
 from recap.artifacts import IMAGES
 from t2i.artifacts import GENERATIONS, PROMPTS, open_prompts
 
+FEATURES = "features"
+"""Folder of the features, below the artifact's."""
+
 BLOCK = 1024
 """Pictures read and encoded at once."""
-
-
-@runtime_checkable
-class FeatureModel(Protocol):
-    """What turns pictures into features, and says how."""
-
-    def picture_features(
-        self, pixels: UInt8[np.ndarray, "N H W 3"], *, batch_size: int
-    ) -> Float32[np.ndarray, "N D"]:
-        """Return one feature per picture."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return everything that a feature depends on."""
 
 
 def distribution(cfg: DistributionConfig, run: Run) -> None:
@@ -70,6 +61,7 @@ def distribution(cfg: DistributionConfig, run: Run) -> None:
     generated = generated_sets(cfg, prompts)
     side = int(generated[0].pixels(np.array([0])).shape[1])
     reference = reference_set(cfg, side=side)
+    before = None if cfg.features is None else open_distribution(cfg.features)
     styles = drawn_styles(generated)
     groups = assign_groups(
         {p for s in generated for p in s.pair_ids},
@@ -96,22 +88,23 @@ def distribution(cfg: DistributionConfig, run: Run) -> None:
     model = _feature_model(cfg)
     scorer = _describe(cfg, model)
     sets = [*generated, reference]
-    files = [_file_of(s, scorer, cfg=cfg) for s in sets]
+    kept = KeptFeatures(run.out / FEATURES, model, batch_size=cfg.batch_size, threads=cfg.threads)
+    earlier = replace(kept, folder=None if before is None else before.manifest.folder / FEATURES)
     with run.progress(num_pictures, label="features") as progress:
-        for pictures, file in zip(sets, files, strict=True):
-            _make_features(pictures, run.out / file, model, cfg=cfg, advance=progress.advance)
+        for pictures in sets:
+            _make_features(pictures, kept=kept, earlier=earlier, advance=progress.advance)
+    files = [f"{FEATURES}/{kept.file_of_pictures(pictures.source)}" for pictures in sets]
     found = measure(
         generated,
         reference,
-        read=lambda number: _read_features(run.out / files[number]),
+        read=lambda pictures: _read_features(pictures, kept=kept),
         groups=groups,
         with_cmmd=cfg.inception_weights is None,
     )
-    rows = {
-        **number_rows(found, generated, reference),
-        "pictures": picture_rows(sets, files, groups),
-    }
-    parts = [*write_tables(run.out, rows), *sorted(set(files)), SUMMARY]
+    rows = number_rows(found, generated, reference)
+    whose = picture_table(sets, files, groups)
+    tables = write_tables(run.out, rows, pictures=whose)
+    parts = [*tables, *sorted(set(files)), SUMMARY]
     text = summary_text(rows, features=_features_in_words(cfg))
     write_bytes(run.out / SUMMARY, text.encode())
     run.finish(
@@ -119,7 +112,7 @@ def distribution(cfg: DistributionConfig, run: Run) -> None:
         version=DISTRIBUTION_VERSION,
         counts={
             "rows_in": num_pictures,
-            "rows_out": len(rows["pictures"]),
+            "rows_out": whose.num_rows,
             "distances": len(rows["distances"]),
             "differences": len(rows["differences"]),
         },
@@ -180,58 +173,46 @@ def _describe(cfg: DistributionConfig, model: FeatureModel) -> dict[str, Any]:
     return {"features": features, "reference": reference, "formula": formulas}
 
 
-def _file_of(pictures: PictureSet, scorer: Mapping[str, Any], *, cfg: DistributionConfig) -> str:
-    """Name a file of features after everything that its bytes depend on."""
-    made = [*made_by(), device().type]
-    what = [pictures.source, scorer["features"], cfg.batch_size, cfg.threads, made]
-    return f"features/{digest_bytes(canonical_json(what))}.safetensors"
-
-
 def _make_features(
     pictures: PictureSet,
-    path: Path,
-    model: FeatureModel,
     *,
-    cfg: DistributionConfig,
+    kept: KeptFeatures,
+    earlier: KeptFeatures,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the features of a set, unless they are there or an earlier run has them."""
-    from safetensors.numpy import save
-
-    if path.is_file():
+    """Keep the features of a set, unless they are kept already or an earlier run has them."""
+    features = kept.pictures(pictures.source, num=len(pictures))
+    if features is not None:
         advance(len(pictures))
         return
-    if cfg.features is not None:
-        earlier = open_distribution(cfg.features).manifest
-        name = f"features/{path.name}"
-        digests = {part.name: part.digest for part in earlier.parts}
-        if name in digests:
-            data = (earlier.folder / name).read_bytes()
-            if digest_bytes(data) != digests[name]:
-                raise ArtifactError(
-                    f"{earlier.folder / name}: is not the file that its manifest names; expected "
-                    f"digest {digests[name]}, found {digest_bytes(data)}. Leave features= out, or "
-                    "give a folder that is whole."
-                )
-            write_bytes(path, data)
-            advance(len(pictures))
-            return
+    features = earlier.pictures(pictures.source, num=len(pictures))
+    if features is None:
+        features = _encode(pictures, kept=kept, advance=advance)
+    else:
+        advance(len(pictures))
+    kept.keep_pictures(pictures.source, features)
+
+
+def _encode(
+    pictures: PictureSet, *, kept: KeptFeatures, advance: Callable[[int], None]
+) -> Float32[np.ndarray, "N D"]:
     blocks = []
     for start in range(0, len(pictures), BLOCK):
         numbers = np.arange(start, min(start + BLOCK, len(pictures)))
-        blocks.append(model.picture_features(pictures.pixels(numbers), batch_size=cfg.batch_size))
+        pixels = pictures.pixels(numbers)
+        blocks.append(kept.model.picture_features(pixels, batch_size=kept.batch_size))
         advance(len(numbers))
     features = np.concatenate(blocks)
     if not np.isfinite(features).all():
         at = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise InputError(
-            f"{path.parent.parent}: the feature of picture {pictures.picture_ids[at]} is not "
-            "finite; a distance would not be either. Try float32."
+            f"{kept.folder}: the feature of picture {pictures.picture_ids[at]} is not finite; a "
+            "distance would not be either. Try float32."
         )
-    write_bytes(path, save({"features": features}))
+    return features
 
 
-def _read_features(path: Path) -> Float32[np.ndarray, "N D"]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)["features"]
+def _read_features(pictures: PictureSet, *, kept: KeptFeatures) -> Float32[np.ndarray, "N D"]:
+    features = kept.pictures(pictures.source, num=len(pictures))
+    assert features is not None, "they were kept before anything is measured"
+    return features

@@ -146,8 +146,17 @@ def open_distribution(folder: Path | str) -> Distribution:
     return Distribution(manifest=manifest, **tables)
 
 
-def write_tables(folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Write every table from rows by column name, and return the file names."""
-    for name, schema in TABLES.items():
-        write_parquet(folder / f"{name}.parquet", pa.Table.from_pylist(rows[name], schema=schema))
+def write_tables(
+    folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], *, pictures: pa.Table
+) -> list[str]:
+    """Write every table, and return the file names.
+
+    Args:
+        folder: Folder of the artifact.
+        rows: Rows of the tables of numbers, by table.
+        pictures: Whose feature every row of a file is.
+    """
+    tables = {name: pa.Table.from_pylist(rows[name], schema=TABLES[name]) for name in rows}
+    for name, table in (*tables.items(), ("pictures", pictures)):
+        write_parquet(folder / f"{name}.parquet", table)
     return [f"{name}.parquet" for name in TABLES]

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float32
 
 from eval import frechet, mmd
-from eval.distribution_artifact import METRICS
+from eval.distribution_artifact import METRICS, PICTURES_SCHEMA
 from eval.distribution_sets import PictureSet, drawn_styles
 from eval.jackknife import Estimate, Intervals, intervals
 
@@ -31,7 +32,7 @@ def measure(
     generated: Sequence[PictureSet],
     reference: PictureSet,
     *,
-    read: Callable[[int], Float32[np.ndarray, "_ D"]],
+    read: Callable[[PictureSet], Float32[np.ndarray, "_ D"]],
     groups: Mapping[str, int],
     with_cmmd: bool,
 ) -> Found:
@@ -40,49 +41,61 @@ def measure(
     Args:
         generated: Sets of generated pictures.
         reference: The reference.
-        read: Gives the features of a generated set by its number, and of the reference after the
-            last; those of one model at a time are in memory.
+        read: Gives the features of a set; those of the reference and of one model at a time are
+            in memory.
         groups: Group of each prompt cluster and reference picture.
         with_cmmd: Whether the features are CLIP's.
     """
     number = {cluster: i for i, cluster in enumerate(groups)}
     num_groups = 1 + max(groups.values())
 
-    def feature_set(pictures: PictureSet, of: Float32[np.ndarray, "N D"]) -> mmd.FeatureSet:
+    def feature_set(pictures: PictureSet) -> mmd.FeatureSet:
         return mmd.FeatureSet(
-            features=of,
+            features=read(pictures),
             clusters=np.array([number[p] for p in pictures.pair_ids], np.int64),
             groups=np.array([groups[p] for p in pictures.pair_ids], np.int64),
         )
 
     found = Found()
-    real = feature_set(reference, read(len(generated)))
+    real = feature_set(reference)
     real_sums = mmd.kernel_sums(real, real, num_groups=num_groups) if with_cmmd else None
-    for place, pictures in enumerate(generated):
-        assert pictures.arm is not None
-        assert pictures.model_seed is not None
-        whole = feature_set(pictures, read(place))
-        for style in drawn_styles([pictures]):
-            chosen = mmd.FeatureSet(*(column[pictures.of_style(style)] for column in whole))
-            key = (pictures.arm, pictures.model_seed, style)
-            distances = frechet.frechet(
-                chosen.features,
-                real.features,
-                groups=chosen.groups,
-                reference_groups=real.groups,
-                num_groups=num_groups,
-            )
-            found.estimates[(*key, "fid")] = distances.whole
-            if distances.infinity is not None:
-                found.estimates[(*key, "fid_infinity")] = distances.infinity
-            found.sizes += [_size_row(key, point) for point in distances.points]
-            if real_sums is not None:
-                found.estimates[(*key, "cmmd")] = mmd.discrepancy(
-                    mmd.kernel_sums(chosen, chosen, num_groups=num_groups),
-                    mmd.kernel_sums(chosen, real, num_groups=num_groups),
-                    real_sums,
-                )
+    for pictures in generated:
+        # The set is handed over and not named, so that it is gone before the next one is read.
+        _add_model(found, pictures, feature_set(pictures), real, real_sums, num_groups=num_groups)
     return found
+
+
+def _add_model(
+    found: Found,
+    pictures: PictureSet,
+    whole: mmd.FeatureSet,
+    real: mmd.FeatureSet,
+    real_sums: mmd.KernelSums | None,
+    *,
+    num_groups: int,
+) -> None:
+    assert pictures.arm is not None
+    assert pictures.model_seed is not None
+    for style in drawn_styles([pictures]):
+        chosen = mmd.FeatureSet(*(column[pictures.of_style(style)] for column in whole))
+        key = (pictures.arm, pictures.model_seed, style)
+        distances = frechet.frechet(
+            chosen.features,
+            real.features,
+            groups=chosen.groups,
+            reference_groups=real.groups,
+            num_groups=num_groups,
+        )
+        found.estimates[(*key, "fid")] = distances.whole
+        if distances.infinity is not None:
+            found.estimates[(*key, "fid_infinity")] = distances.infinity
+        found.sizes += [_size_row(key, point) for point in distances.points]
+        if real_sums is not None:
+            found.estimates[(*key, "cmmd")] = mmd.discrepancy(
+                mmd.kernel_sums(chosen, chosen, num_groups=num_groups),
+                mmd.kernel_sums(chosen, real, num_groups=num_groups),
+                real_sums,
+            )
 
 
 def _size_row(key: tuple[str, int, str], point: frechet.SizePoint) -> dict[str, Any]:
@@ -169,27 +182,24 @@ def _numbers(found: Intervals) -> dict[str, Any]:
     }
 
 
-def picture_rows(
+def picture_table(
     sets: Sequence[PictureSet], files: Sequence[str], groups: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """Return the rows that say whose feature each row of a file is."""
-    return [
-        {
-            "file": file,
-            "row": row,
-            "picture_id": picture_id,
-            "pair_id": pair_id,
-            "group": groups[pair_id],
-            "arm": pictures.arm,
-            "model_seed": pictures.model_seed,
-            "style": style,
-            "seed": seed,
-        }
-        for pictures, file in zip(sets, files, strict=True)
-        for row, (picture_id, pair_id, style, seed) in enumerate(
-            zip(
-                pictures.picture_ids, pictures.pair_ids, pictures.styles, pictures.seeds,
-                strict=True,
-            )
+) -> pa.Table:
+    """Return the table that says whose feature each row of a file is."""
+    return pa.concat_tables(
+        pa.table(
+            {
+                "file": [file] * len(pictures),
+                "row": np.arange(len(pictures)),
+                "picture_id": pictures.picture_ids,
+                "pair_id": pictures.pair_ids,
+                "group": [groups[pair_id] for pair_id in pictures.pair_ids],
+                "arm": [pictures.arm] * len(pictures),
+                "model_seed": [pictures.model_seed] * len(pictures),
+                "style": pictures.styles,
+                "seed": pictures.seeds,
+            },
+            schema=PICTURES_SCHEMA,
         )
-    ]  # fmt: skip
+        for pictures, file in zip(sets, files, strict=True)
+    )

@@ -6,8 +6,9 @@ for each prompt and kind of caption: whether a caption equals it, how many of it
 words stand in captions, and from that whether all or any do. A prompt of fewer than eight words is
 one run: it occurs where all its words stand in a caption in their order, next to each other.
 
-Captions are read once, in blocks, and not kept: memory is bounded by the prompts. Runs are compared
-by 64-bit hashes, so a run is found wrongly about once in 10^19 comparisons.
+Captions are read once, in blocks, and not kept: memory is that of the prompts, of one block, and of
+16 bytes for each training picture. Runs are compared by 64-bit hashes, so a run is found wrongly
+about once in 10^19 comparisons.
 
 G runs of one length, T words of a block, V words that prompts use
 """
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from eval.artifacts import OVERLAP_SCHEMA
 from eval.intervals import wilson_interval
 from launch.errors import ConfigError
-from launch.identities import find, packed
+from launch.identities import PACKED, find, packed
 from recap.artifacts import Captions, Images
 from recap.words import words_of
 from t2i.artifacts import Prompts
@@ -177,14 +178,7 @@ def overlap(
     """
     if not prompts:
         return OVERLAP_SCHEMA.empty_table()
-    training = np.sort(
-        np.concatenate(
-            [
-                packed(block.filter(pc.equal(block["split"], "train"))["sample_id"])
-                for block in images.scan("sample_id", "split")
-            ]
-        )
-    )
+    training = _training_pictures(images)
     columns: dict[str, list[Any]] = {name: [] for name in OVERLAP_SCHEMA.names}
     rows = [(name_of(table), row) for table in prompts for row in table.rows]
     seen: dict[tuple[str, str], Prompts] = {}
@@ -216,6 +210,17 @@ def overlap(
 def name_of(prompts: Prompts) -> str:
     """Return the name of a public list; prompts of held-out pictures have none."""
     return str(prompts.manifest.recipe.get("name", ""))
+
+
+def _training_pictures(images: Images) -> NDArray[Any]:
+    """Give the packed identities of the training pictures, sorted."""
+    blocks = [
+        packed(
+            block.filter(pc.equal(block["split"], "train"))["sample_id"], where=str(images.folder)
+        )
+        for block in images.scan("sample_id", "split")
+    ]
+    return np.sort(np.concatenate(blocks)) if blocks else np.empty(0, PACKED)
 
 
 def _training_texts(

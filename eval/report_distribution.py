@@ -125,8 +125,10 @@ def _shown(row: Mapping[str, Any] | None) -> Value:
 
 
 def _features(found: Distribution) -> str:
-    architecture = found.manifest.recipe["scorer"]["features"]["architecture"]
-    if isinstance(architecture, str):
-        return architecture
-    is_judge = any(i.role == "judge" for i in found.manifest.inputs)
-    return "the judge's CLIP" if is_judge else "a CLIP of your own"
+    """Name what gave the features: by name, or, of a folder, by its weights."""
+    features = found.manifest.recipe["scorer"]["features"]
+    if isinstance(features["architecture"], str):
+        return str(features["architecture"])
+    if any(i.role == "judge" for i in found.manifest.inputs):
+        return "the judge's CLIP"
+    return f"a CLIP in a folder, weights {features['weights'][:8]}"

@@ -30,6 +30,9 @@ img { width: 10rem; image-rendering: pixelated }
 </style>
 <h1>Captions of kind {{ kind }}</h1>
 <p>Measured on {{ num_pictures }} pictures of the test split, with averaged weights.</p>
+{% if num_with_claims %}
+<p>Claims are compared with the truth of {{ num_with_claims }} of them, of which it is known.</p>
+{% endif %}
 {% if towers %}<p>{{ towers }}</p>{% endif %}
 {% if curve %}
 <table>
@@ -77,6 +80,7 @@ def write_page(folder: Path, found: dict[str, Any], held_out: HeldOut, *, kind: 
     html = environment.from_string(TEMPLATE).render(
         kind=kind,
         num_pictures=found["num_pictures"],
+        num_with_claims=_partly_known(found.get("written", {})),
         towers=alt_retrieval(found),
         names=list(now),
         curve=found.get("curve") or [{"samples_seen": "all", **now}],
@@ -84,6 +88,12 @@ def write_page(folder: Path, found: dict[str, Any], held_out: HeldOut, *, kind: 
     )
     write_bytes(folder / PAGE, html.encode())
     return PAGE
+
+
+def _partly_known(written: dict[str, Any]) -> int | None:
+    """Return of how many pictures claims are known, if of some only."""
+    known: int | None = written.get("num_with_claims")
+    return None if known == written.get("num_captions") else known
 
 
 def _data_uri(pixels: UInt8[Tensor, "H H 3"]) -> str:

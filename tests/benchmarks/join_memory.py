@@ -62,9 +62,10 @@ def write_world(folder: Path, num: int) -> None:
     dscs = [f"description number {n} ".ljust(DSC_CHARS, "y") for n in range(num)]
     index = {name: pa.nulls(num, INDEX_SCHEMA.field(name).type) for name in INDEX_SCHEMA.names}
     index |= {"sample_id": pa.array(ids), "alt": pa.array(alts)}
+    index["split"] = pa.repeat(pa.scalar("train"), num)
     for name in INDEX_SCHEMA.names:
         field = INDEX_SCHEMA.field(name)
-        if not field.nullable and name not in ("sample_id", "alt"):
+        if not field.nullable and name not in ("sample_id", "alt", "split"):
             value = "" if pa.types.is_string(field.type) else 0
             index[name] = pa.repeat(pa.scalar(value, field.type), num)
     (folder / "images").mkdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -108,8 +108,17 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def make_world(root: Path, *, num: int, has_claims: bool = True) -> World:
-    """Draw scenes; every second is of the judge split, every fourth of test, the others of train."""
+def make_world(
+    root: Path, *, num: int, has_claims: bool = True, unknown: Collection[int] = ()
+) -> World:
+    """Draw scenes; every second is of the judge split, every fourth of test, the others of train.
+
+    Args:
+        root: Folder.
+        num: Pictures.
+        has_claims: Whether their claims are written.
+        unknown: Rows whose claims are not.
+    """
     sample_ids = [digest_bytes(f"{root.name}{i}".encode()) for i in range(num)]
     splits = [("judge", "test", "judge", "train")[i % 4] for i in range(num)]
     scenes = world.compose(0, sample_ids)
@@ -129,7 +138,10 @@ def make_world(root: Path, *, num: int, has_claims: bool = True) -> World:
         "height": [32] * num,
         "alt": alt,
         "split": splits,
-        "claims": [to_json(s.claims) if has_claims else None for s in scenes],
+        "claims": [
+            to_json(scene.claims) if has_claims and row not in unknown else None
+            for row, scene in enumerate(scenes)
+        ],
         "texts": [None] * num,
     }
     write_parquet(folder / "index.parquet", pa.table(table, schema=INDEX_SCHEMA))

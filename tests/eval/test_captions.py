@@ -121,6 +121,25 @@ def test_photographs_have_no_axes_and_everything_else(make: Any, tmp_path: Path)
     assert found.examples["human"]
 
 
+def test_where_claims_are_known_of_some_pictures_figures_are_of_those_and_say_so(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make.world(tmp_path / "mixed", num=24, unknown=[1, 9])  # two of six test pictures
+    truth = made.texts("dsc")
+    texts = made.write_captions("texts", {"dsc": {i: truth[i] for i in made.of_split("test")}})
+    found = measure(tmp_path / "out", images=made.images, captions=[texts])
+    assert "pictures whose claims are known: 4" in capsys.readouterr().out
+    all_axes = axis(found, "dsc", "all")
+    assert (all_axes["num_pictures"], all_axes["recall"]) == (4, 1.0)
+    assert found.lengths.num_rows == 12
+    head, dsc = (
+        line for line in summary_text(found).splitlines() if line.startswith(("captions", "dsc"))
+    )
+    assert re.split(r"  +", head)[1:4] == ["pictures", "words", "truth known"]
+    assert re.split(r"  +", dsc)[1::2][:2] == ["6", "4"]
+    assert "dsc 4 of 6." in (tmp_path / "out" / CAPTIONS_PAGE).read_text()
+
+
 @pytest.fixture(scope="module")
 def hallucinating(make: Any, small_judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Captions of which a third invent a ring, samples that never do, and their report."""
@@ -349,6 +368,7 @@ def test_the_summary_tells_precision_and_recall_of_every_kind(
     report: artifacts.CaptionsReport,
 ) -> None:
     text = (report.manifest.folder / "summary.txt").read_text()
+    assert "truth known" not in text
     lines = {line.split("  ")[0]: line for line in text.splitlines()[2:]}
     assert "100.0 [" in lines["dsc"]
     assert set(lines) >= {"captions of", "alt", "ssc", "dsc"}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from eval import clip, clip_load
+from eval import clip, clip_load, kept_features
 from eval import distribution as measuring
 from eval.config import DistributionConfig
 from eval.distribution_artifact import SUMMARY, Distribution, open_distribution
+from eval.distribution_numbers import measure as measure_sets
 from eval.distribution_sets import PictureSet, refuse_lonely_reference
 from launch.errors import ArtifactError, ConfigError, InputError
 from launch.manifest import MANIFEST, Input, Manifest, Part, write_manifest
@@ -174,6 +177,7 @@ def test_a_recipe_names_the_scorer(found: Distribution, small_judge: Path) -> No
     for key in ("architecture", "weights", "preprocessing", "precision"):
         assert scorer["features"][key] == judge[key]
     assert set(scorer["formula"]) == {"fid", "fid_infinity", "cmmd"}
+    assert found.manifest.recipe["device"] == "cpu"
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +213,44 @@ def test_other_groups_take_the_features_of_an_earlier_run(
     made = measure(tmp_path / "out", features=found.manifest.folder, **settings)
     assert value(made, "alike", "cmmd") == pytest.approx(value(found, "alike", "cmmd"), rel=1e-9)
     assert made.manifest.recipe["groups"] == 4
+
+
+def test_features_of_other_versions_or_another_device_are_computed_anew(
+    found: Distribution, settings: dict[str, Any], generations: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    forbid(monkeypatch)
+    settings = {**settings, "generations": generations[:1], "features": found.manifest.folder}
+    measure(tmp_path / "same", **settings)
+    for number, (name, other) in enumerate(
+        (("version", lambda _: "0"), ("device", lambda: torch.device("meta")))
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(kept_features, name, other)
+            with pytest.raises(AssertionError, match="features were computed again"):
+                measure(tmp_path / str(number), **settings)
+
+
+def test_one_models_features_are_in_memory_at_a_time() -> None:
+    held: list[weakref.ref[np.ndarray]] = []
+    in_memory: list[int] = []
+    pairs = [f"{i}" for i in range(6)]
+    sets = [
+        PictureSet(f"arm {i}", 0, [f"{i}"], pairs, pairs, ["human"] * 6, [0] * 6, lambda n: None)
+        for i in range(4)
+    ]
+
+    def read(pictures: PictureSet) -> np.ndarray:
+        in_memory.append(sum(of() is not None for of in held))
+        features = np.random.default_rng(int(pictures.source[0])).normal(size=(6, 3))
+        features = features.astype(np.float32)
+        held.append(weakref.ref(features))
+        return features
+
+    groups = {pair: i % 3 for i, pair in enumerate(pairs)}
+    made = measure_sets(sets[1:], sets[0], read=read, groups=groups, with_cmmd=True)
+    assert {arm for arm, *_ in made.estimates} == {"arm 1", "arm 2", "arm 3"}
+    assert in_memory == [0, 1, 1, 1]  # the reference stays
 
 
 @pytest.mark.parametrize("in_both", [True, False])
@@ -267,7 +309,7 @@ def test_features_that_an_earlier_run_no_longer_has_whole_are_refused(
     shutil.copytree(found.manifest.folder, earlier)
     for file in (earlier / "features").iterdir():
         file.write_bytes(file.read_bytes()[:-4] + bytes(4))
-    with pytest.raises(ArtifactError, match="is not the file that its manifest names"):
+    with pytest.raises(ArtifactError, match="the file has changed"):
         measure(tmp_path / "out", features=earlier, generations=generations, **settings)
 
 

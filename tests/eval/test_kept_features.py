@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from eval import artifacts, clip, clip_folder, clip_load, kept_features
 from eval import score as scoring
@@ -135,7 +136,7 @@ def test_another_batch_size_number_of_threads_or_source_never_finds_them(
     assert replace(kept, threads=2).pictures(["drawn"], num=3) is None
 
 
-def test_another_version_of_what_computes_never_finds_them(
+def test_another_version_or_device_never_finds_them(
     scorer: clip.ClipScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = KeptFeatures(tmp_path, scorer, batch_size=8, threads=1)
@@ -143,6 +144,7 @@ def test_another_version_of_what_computes_never_finds_them(
     for name, other in (
         ("FORM", kept_features.FORM + 1),
         ("version", lambda package: "0" if package == "pillow" else version(package)),
+        ("device", lambda: torch.device("meta")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(kept_features, name, other)
@@ -153,7 +155,7 @@ def test_another_version_of_what_computes_never_finds_them(
 def test_a_prefix_shapes_texts_and_not_pictures(scorer: clip.ClipScorer, tmp_path: Path) -> None:
     kept = KeptFeatures(tmp_path, scorer, batch_size=8, threads=1)
     kept.keep_pictures(["drawn"], np.ones((3, 4), np.float32))
-    other = replace(kept, clip=replace(scorer, prefix="two "))
+    other = replace(kept, model=replace(scorer, prefix="two "))
     assert other.pictures(["drawn"], num=3) is not None
     assert not np.array_equal(kept.texts(["a red circle"]), other.texts(["a red circle"]))
     assert len(list(tmp_path.iterdir())) == 3
@@ -178,6 +180,9 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     other.write_bytes(one.read_bytes())
     with pytest.raises(ArtifactError, match="do not belong to its name"):
         kept.pictures(["other"], num=3)
+    one.write_bytes(one.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(ArtifactError, match="the file has changed"):
+        kept.pictures(["one"], num=3)
     one.write_bytes(one.read_bytes()[:20])
     with pytest.raises(ArtifactError, match="cannot be read as features"):
         kept.pictures(["one"], num=3)

@@ -19,8 +19,9 @@ from eval.config import CaptionsConfig
 from eval.overlap import RUN, occurrences, shares
 from launch.errors import ConfigError
 from launch.run import Run
+from recap.artifacts import Captions, Images, open_captions, open_images
 from recap.words import words_of
-from t2i.artifacts import Prompt, write_prompts
+from t2i.artifacts import Prompt, open_prompts, write_prompts
 
 texts = st.lists(st.sampled_from(["a", "b", "it's", "dog,"]), max_size=12).map(" ".join)
 
@@ -147,6 +148,24 @@ def test_only_captions_of_the_training_split_are_looked_at(measured: Any) -> Non
     assert by_kind["alt"].counts == {"exact": 0, "all": 0, "any": 0}
     rows = measured["report"].overlap.to_pylist()
     assert [row["is_exact"] for row in rows if row["kind"] == "dsc"] == [True, False, False, False]
+
+
+def test_training_texts_are_never_all_in_memory(
+    measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a whole table was read")
+
+    for of, name in (
+        (Captions, "table"), (Captions, "texts"), (Images, "table"), (Images, "_column")
+    ):  # fmt: skip
+        monkeypatch.setattr(of, name, property(refuse) if name == "table" else refuse)
+    found = overlap.overlap(
+        [open_prompts(measured["list"])],
+        images=open_images(measured["world"].images),
+        captions=[open_captions(measured["captions"])],
+    )
+    assert found.equals(measured["report"].overlap)
 
 
 def test_shares_stand_in_summary_page_and_table(measured: Any) -> None:

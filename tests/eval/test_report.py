@@ -704,14 +704,16 @@ def test_distances_between_distributions_have_a_section_where_they_are_given(
         "method": "jackknife", "with_seeds_low": None, "with_seeds_high": None,
     }  # fmt: skip
     arms = ("real", "ssc", "dsc")
-    rows = {name: [] for name in distribution_artifact.TABLES}
+    rows = {name: [] for name in distribution_artifact.TABLES if name != "pictures"}
     distribution_artifact.write_tables(
-        tmp_path / "distances", {**rows, "distances": [{"arm": arm, **row} for arm in arms]}
+        tmp_path / "distances",
+        {**rows, "distances": [{"arm": arm, **row} for arm in arms]},
+        pictures=distribution_artifact.PICTURES_SCHEMA.empty_table(),
     )
     finish(
         tmp_path / "distances", "distribution",
         inputs=[read_manifest(g) for g in cfg.generations],
-        recipe={"scorer": {"features": {"architecture": {"embed_dim": 64}}}},
+        recipe={"scorer": {"features": {"architecture": {"embed_dim": 64}, "weights": "0" * 32}}},
     )  # fmt: skip
     page = write_report(tmp_path / "out", replace(cfg, distribution=tmp_path / "distances"))
     text = (page / PAGE).read_text()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from eval.distribution_artifact import TABLES, Distribution, open_distribution, write_tables
+from eval.distribution_artifact import (
+    PICTURES_SCHEMA,
+    TABLES,
+    Distribution,
+    open_distribution,
+    write_tables,
+)
 from eval.report_distribution import distribution_table, open_distances, sizes_table
 from eval.words import MINUS, NOTHING
 from launch.errors import ArtifactError
@@ -48,7 +55,6 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for is_fitted in (True, False)
     ],
     "left_out": [],
-    "pictures": [],
 }
 
 
@@ -63,7 +69,7 @@ def manifest(folder: Path, digests: list[str], parts: list[str]) -> Manifest:
 
 @pytest.fixture
 def found(tmp_path: Path) -> Distribution:
-    parts = write_tables(tmp_path, ROWS)
+    parts = write_tables(tmp_path, ROWS, pictures=PICTURES_SCHEMA.empty_table())
     write_manifest(tmp_path, manifest(tmp_path, [of("a").manifest.digest], parts))
     return open_distribution(tmp_path)
 
@@ -106,6 +112,19 @@ def test_every_arm_and_difference_stands_with_its_interval_and_size(found: Distr
     assert cmmd[3:] == [f"0.25 [{MINUS}0.25, 1.25]", "0.75 [0.5, 1]", NOTHING]
 
 
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [("judge", "features of the judge's CLIP;"), (None, "a CLIP in a folder, weights 0123abcd;")],
+)
+def test_a_clip_in_a_folder_is_the_judges_only_where_it_was_the_judges(
+    found: Distribution, role: str | None, said: str
+) -> None:
+    told = {"scorer": {"features": {"architecture": {"embed_dim": 64}, "weights": "0123abcd4567"}}}
+    inputs = [] if role is None else [Input(role=role, path="runs/judge", digest="0" * 32)]
+    other = replace(found, manifest=replace(found.manifest, recipe=told, inputs=inputs))
+    assert said in distribution_table(other, arms=["real", "dsc"]).title
+
+
 def test_a_difference_turns_with_the_order_of_the_arms(found: Distribution) -> None:
     assert texts(found, ["dsc", "real"])[0][-1] == "2 [1, 2.5]"
 
@@ -138,4 +157,4 @@ def test_an_artifact_whose_table_lacks_a_column_is_refused(found: Distribution) 
     pq.write_table(pa.table({"arm": ["real"]}), path)
     with pytest.raises(ArtifactError, match="column 'model_seed' is missing"):
         open_distribution(found.manifest.folder)
-    assert set(TABLES) == set(ROWS)
+    assert set(TABLES) == {*ROWS, "pictures"}

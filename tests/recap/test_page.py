@@ -63,6 +63,15 @@ def test_the_page_says_what_a_fine_tune_did_to_the_towers(html: str) -> None:
     assert "by picture 0.750 before -&gt; 0.500 after" in html
 
 
+def test_the_page_says_of_how_many_pictures_the_truth_is_known(html: str, tmp_path: Path) -> None:
+    assert "the truth" not in html
+    for known, is_told in ((1, True), (2, False)):
+        written = {**FOUND["written"], "num_captions": 2, "num_with_claims": known}
+        write_page(tmp_path, {**FOUND, "written": written}, HELD_OUT, kind="ssc")
+        page = (tmp_path / "validation.html").read_text()
+        assert ("the truth of 1 of them" in page) is is_told
+
+
 def test_every_point_of_the_curve_has_a_row(html: str) -> None:
     assert re.search(r"<td>8</td>\s*<td>3.2500</td>", html)
     assert "<td>16</td>" in html

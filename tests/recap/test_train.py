@@ -18,6 +18,7 @@ from recap import train as module
 from recap.annotate import annotate
 from recap.artifacts import CaptionRow, caption_part_name, open_images, write_caption_part
 from recap.captioner.folder import load_captioner
+from recap.captioner.validation import written_captions
 from recap.config import (
     AnnotateConfig,
     CaptionerSizeConfig,
@@ -111,6 +112,27 @@ def test_pretraining_leaves_a_captioner_that_loads(base: Path) -> None:
     assert model.size == SIZE
     assert tokenizer.vocab_size <= 400
     assert not (base / "scratch").exists()
+
+
+def test_claims_are_compared_with_the_pictures_whose_truth_is_known(
+    base: Path, world: Path
+) -> None:
+    model, tokenizer = load_captioner(base)
+    images = open_images(world / "images")
+    rows = images.rows("test")[:4]
+    pixels = torch.from_numpy(images.pixels(rows, size=SIZE.image_size))
+
+    def written(chosen: list[int], claims: list[Any]) -> dict[str, Any]:
+        return written_captions(
+            model.eval(), tokenizer, pixels[chosen], claims=claims,
+            sample_ids=[images.sample_ids[rows[i]] for i in chosen], references=[None] * len(chosen),
+        )  # fmt: skip
+
+    truth = [images.claims[row] for row in rows]
+    mixed = written([0, 1, 2, 3], [truth[0], None, truth[2], None])
+    assert (mixed["num_captions"], mixed["num_with_claims"]) == (4, 2)
+    assert mixed["claims"] == written([0, 2], [truth[0], truth[2]])["claims"]
+    assert "claims" not in written([0, 1], [None, None])
 
 
 def test_rows_in_are_rows_out_and_those_left_out(base: Path, world: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from safetensors.torch import load_file
 from launch.errors import ConfigError, InputError
 from launch.manifest import is_complete
 from recap.train import refuse_sharding
-
-sys.path.insert(0, str(Path(__file__).parent))
-import test_step as steps
-import test_train as training
+from tests.recap import test_step as steps
+from tests.recap import test_train as training
 
 ROOT = Path(__file__).resolve().parents[2]
 world = training.world
@@ -33,8 +30,7 @@ PASSES: dict[str, dict[str, Any]] = {
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, "tests/recap")
-import test_train_processes as both
+from tests.recap import test_train_processes as both
 both.work(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
