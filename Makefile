@@ -5,7 +5,7 @@ SETTINGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install reproduce test check format bench docs docs-figures clean
+.PHONY: install reproduce test check format bench docs docs-figures docs-reference clean
 
 install: $(READY)  ## environment with exact versions
 
@@ -40,6 +40,9 @@ docs: $(READY)  ## documentation, built strictly
 
 docs-figures: $(READY)  ## draw the documentation's figures from docs/data
 	$(BIN)/python docs/figures.py
+
+docs-reference: $(READY)  ## write the reference pages from the code
+	$(BIN)/python docs/reference.py
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv site

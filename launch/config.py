@@ -203,9 +203,14 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
 
 
 def _spell(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(a) for a in get_args(hint))
-    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(str(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_spell(a) for a in args)
+    if args:
+        return f"{_spell(origin)}[{', '.join(_spell(a) for a in args)}]"
+    return "None" if hint is type(None) else hint.__name__
 
 
 def to_plain(value: Any) -> Any:
