@@ -26,6 +26,10 @@ STAGES = ("recap", "t2i", "eval")
 MODULES = (
     "recap.artifacts",
     "t2i.artifacts",
+    "t2i.artifacts.prompts",
+    "t2i.artifacts.generations",
+    "t2i.artifacts.models",
+    "t2i.artifacts.caches",
     "eval.artifacts",
     "eval.judge_artifact",
     "eval.distribution_artifact",

@@ -51,9 +51,9 @@ def test_every_table_of_the_artifacts_is_on_its_page(reference: ModuleType) -> N
     page = (reference.FOLDER / "artifacts.md").read_text(encoding="utf-8")
     assert {name for name in schemas if f"### `{name}`" in page} == schemas
     sources = {
-        f"{path.parent.name}.{path.stem}"
+        ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
         for stage in reference.STAGES
-        for path in (DOCS.parent / stage).glob("*.py")
+        for path in (DOCS.parent / stage).rglob("*.py")
         if "_SCHEMA = " in (text := path.read_text(encoding="utf-8")) or "_SCHEMA: Final = " in text
     }
-    assert sources == set(reference.MODULES)
+    assert sources <= set(reference.MODULES)
