@@ -14,6 +14,7 @@ from eval.captions import axes_of, captions, compare_text
 from eval.captions_page import CAPTIONS_PAGE, SECTIONS
 from eval.captions_summary import summary_text
 from eval.config import CaptionsConfig
+from eval.report_facts import caption_lengths
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
 from recap.artifacts import CaptionRow, caption_part_name, write_caption_part
@@ -372,6 +373,28 @@ def test_the_summary_tells_precision_and_recall_of_every_kind(
     lines = {line.split("  ")[0]: line for line in text.splitlines()[2:]}
     assert "100.0 [" in lines["dsc"]
     assert set(lines) >= {"captions of", "alt", "ssc", "dsc"}
+
+
+def test_lengths_of_annotated_pictures_stand_in_where_a_kind_has_no_others_and_say_so() -> None:
+    rows = [
+        {"kind": kind, "sample_id": f"{i:032x}", "annotated": annotated, "num_words": words,
+         "num_characters": 9}
+        for i, (kind, annotated, words) in enumerate(
+            [("dsc", True, 30), ("ssc", True, 30), ("ssc", False, 10)]
+        )
+    ]  # fmt: skip
+    empty = artifacts.AXES_SCHEMA.empty_table()
+    lengths = pa.Table.from_pylist(rows, schema=artifacts.LENGTHS_SCHEMA)
+    table = caption_lengths(
+        artifacts.CaptionsReport(
+            axes=empty, claims=empty, lengths=lengths, regularities={}, examples={}
+        )
+    )
+    told = {
+        r["kind"]: (r["mean_words"], r["num"], r["of_annotated_pictures"]) for r in table.records
+    }
+    assert told == {"dsc": (30.0, 1, True), "ssc": (10.0, 1, False)}
+    assert [bool(row[0].note) for row in table.rows] == [True, False]
 
 
 def test_the_summary_without_truth_has_lengths_alone() -> None:
