@@ -35,6 +35,12 @@ CAPTION_FOLDERS = frozenset({"captions", "further_text_states"})
 """Settings that an arm may have of its own, and roles of inputs in which arms may differ: where its
 captions lie, beside its mix."""
 
+STEP_KEYS = (
+    *("run", "config", "set", "foreach", "per_arm", "started_by"),
+    *("minutes", "gib", "at", "price"),
+)
+"""What a study may say of a step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
@@ -66,6 +72,10 @@ class Instance:
 
     priced_by: str = ""
     """How the time was counted, where it was counted and not measured."""
+
+    started_by: str = ""
+    """File from which `accelerate launch` starts the processes of this step; otherwise it is one
+    process."""
 
     point: Mapping[str, str] = field(default_factory=dict)
     """Loop variable -> name of its value here."""
@@ -263,11 +273,10 @@ def _instance(
     made: Mapping[str, list[Instance]],
     store: Path,
 ) -> Instance:
-    known = {"run", "config", "set", "foreach", "per_arm", "minutes", "gib", "at", "price"}
-    unknown = sorted(set(spec) - known)
+    unknown = sorted(set(spec) - set(STEP_KEYS))
     if unknown or not isinstance(spec.get("run"), str):
         raise ConfigError(
-            f"steps.{step}: expected run, config, set, foreach, per_arm, minutes, gib, at, price; "
+            f"steps.{step}: expected {', '.join(STEP_KEYS)}; "
             + (f"found {unknown[0]!r}" if unknown else "`run` names no verb")
         )
     folders: set[Path] = set()
@@ -309,14 +318,18 @@ def _instance(
         return paths if name.endswith(".*") else paths[0]
 
     settings = resolve({**spec.get("set", {}), **_of_arm(step, spec, point, arms)})
+    launcher = resolve(spec.get("started_by"))
     stage, *verb = str(spec["run"]).split()
     files = spec.get("config") or []
     files = [files] if isinstance(files, str) else list(files)
     below = _replace({str(f): f.name for f in folders}, settings)
     text = [stage, *verb, load_tree(files, []), below]
-    key = digest_bytes(canonical_json(to_plain(text)))
+    # The number of processes is part of a run's recipe: another one is made in another folder.
+    key = digest_bytes(canonical_json(to_plain([*text, launcher] if launcher else text)))
     label = _label(step, point)
-    counted = count_price(spec["price"], values=values, step=step) if "price" in spec else None
+    counted = None
+    if "price" in spec:
+        counted = count_price(spec["price"], values=values, step=step, uses_all=bool(launcher))
     stem = "-".join([stage, *verb, key[:12]])
     words = [stage, *verb, *(["--config", *map(str, files)] if files else [])]
     return Instance(
@@ -333,8 +346,21 @@ def _instance(
         ),
         gib=_price(spec, "gib", step=step, values=values) if counted is None else counted.gib,
         priced_by="" if counted is None else counted.words,
+        started_by=_launcher_file(launcher, step=step) if launcher else "",
         point={name: _short(value) for name, value in point.items()},
     )
+
+
+def _launcher_file(launcher: object, *, step: str) -> str:
+    """Return the file that `accelerate launch` reads: one of launch/accelerate by name, or any."""
+    shipped = Path(__file__).parent / "accelerate" / f"{launcher}.yaml"
+    file = shipped if shipped.is_file() else Path(str(launcher))
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
+        raise ConfigError(
+            f"steps.{step}.started_by: there is no file {launcher}; expected one, or {names}"
+        )
+    return str(file)
 
 
 def _of_arm(step: str, spec: Tree, point: Mapping[str, Any], arms: Mapping[str, Tree]) -> Tree:

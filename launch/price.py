@@ -29,13 +29,14 @@ class Price(NamedTuple):
     """What it is made of, for people."""
 
 
-def count_price(price: Any, *, values: Mapping[str, Any], step: str) -> Price:
+def count_price(price: Any, *, values: Mapping[str, Any], step: str, uses_all: bool) -> Price:
     """Return what a step costs: rows x passes x FLOP of a row / (GPUs x peak x share used).
 
     Args:
         price: The step's `price`; `<sizes.NAME>` is a value of the study.
         values: Values of the study, `machine` among them.
         step: Name of the step, for messages.
+        uses_all: The step is done on all GPUs of the machine, and not on one.
 
     Raises:
         ConfigError: An unknown key, a value that is no number, or no machine to compute on.
@@ -58,10 +59,10 @@ def count_price(price: Any, *, values: Mapping[str, Any], step: str) -> Price:
     else:
         return Price(0.0, gib, f"{rows:,.0f} rows; no GPU")
     rate = 1e12
-    for name in ("num_gpus", "tflops", "utilisation"):
+    for name in ("tflops", "utilisation"):
         rate *= _value(f"<machine.{name}>", values, where=where)
-    days = rows * passes * flop / rate / 86_400
-    gpu_days = days * _value("<machine.num_gpus>", values, where=where)
+    gpu_days = rows * passes * flop / rate / 86_400
+    days = gpu_days / (_value("<machine.num_gpus>", values, where=where) if uses_all else 1)
     times = "" if passes == 1 else f"{passes:g} passes x "
     return Price(days * 1440, gib, f"{gpu_days:,.3g} GPU-days = {rows:,.0f} rows x {times}{how}")
 

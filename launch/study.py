@@ -175,7 +175,7 @@ def _print_plan(plan: Plan) -> None:
         print(
             f"  counted for {machine.get('num_gpus')} x {machine.get('name')}, "
             f"{machine.get('tflops')} TFLOP/s each, of which {machine.get('utilisation')} is "
-            "assumed to be used; one run each where a step repeats"
+            "assumed to be used, by the steps that are started on all of them; the others have one"
         )
     unknown = sum(not (any(prices[n]) or i.priced_by) for i in plan.to_do() for n in [i.name])
     without = f" ({unknown} steps without a price left out)" if unknown else ""

@@ -4,6 +4,9 @@ A worker is one process of one stage. It takes one step at a time and keeps its 
 steps, because importing torch and diffusers takes longer than a small step. Several one-threaded
 workers get more out of a machine than one worker with several threads: models of this size spend
 their time waiting for each other's threads.
+
+A step that several processes do together (`started_by`) has a launcher for a worker, which ends
+with its step.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ class Line(NamedTuple):
 
 
 class Worker:
-    """One process of one stage."""
+    """One process of one stage, or the launcher of several for one step."""
 
-    def __init__(self, stage: str, said: queue.Queue[Line]) -> None:
-        self.stage = stage
+    def __init__(self, step: Instance, said: queue.Queue[Line]) -> None:
+        self.stage = None if step.started_by else step.words[0]
         self.step: Instance | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", stage, "sequence"],
+            [sys.executable, *_command(step)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,11 +67,15 @@ class Worker:
                 for text in stdout:
                     said.put(Line(self, text.rstrip("\n")))
         finally:
+            if self.stage is None:  # a launcher's end is its step's
+                said.put(Line(self, f"{ANSWER}{self._process.wait()}"))
             said.put(Line(self, None))
 
     def begin(self, step: Instance) -> None:
         """Start a step; its answer arrives as a line."""
         self.step = step
+        if self.stage is None:
+            return
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(step.words[1:]) + "\n")
@@ -115,7 +122,7 @@ def run_all(
         while waiting or any(w.step for w in workers):
             busy = {w.step.folder for w in workers if w.step}
             for step in _ready(waiting, busy, urgency):
-                worker = _free_worker(workers, step.words[0], num_workers, said)
+                worker = _free_worker(workers, step, num_workers, said)
                 if worker is None:
                     break
                 del waiting[step.folder]
@@ -173,21 +180,35 @@ def _ready(
 
 
 def _free_worker(
-    workers: list[Worker], stage: str, num_workers: int, said: queue.Queue[Line]
+    workers: list[Worker], step: Instance, num_workers: int, said: queue.Queue[Line]
 ) -> Worker | None:
-    """Return an idle worker of a stage, making room for it if need be; None if all are busy."""
+    """Return an idle worker for a step, making room for it if need be; None if all are busy."""
     for worker in [w for w in workers if w.step is None and w.has_ended]:
         _drop(worker, workers)
     idle = [w for w in workers if w.step is None]
     for worker in idle:
-        if worker.stage == stage:
+        if worker.stage == step.words[0] and not step.started_by:
             return worker
     if len(workers) >= num_workers:
         if not idle:
             return None
         _drop(idle[0], workers)
-    workers.append(Worker(stage, said))
+    workers.append(Worker(step, said))
     return workers[-1]
+
+
+def _command(step: Instance) -> list[str]:
+    """Return what Python is told: to do one step after another, or to start processes for one."""
+    if not step.started_by:
+        return ["-m", step.words[0], "sequence"]
+    return ["-m", *launching(step.started_by), "-m", *step.words]
+
+
+def launching(started_by: str) -> list[str]:
+    """Return the words of `python -m` by which a recipe of accelerate starts processes."""
+    # Port 0: two launchers on one machine do not meet.
+    port = ["--main_process_port", "0"]
+    return ["accelerate.commands.launch", "--config_file", started_by, *port]
 
 
 def _drop(worker: Worker, workers: list[Worker]) -> None:
@@ -208,7 +229,8 @@ def _urgency(steps: Sequence[Instance], minutes: Mapping[str, float]) -> dict[Pa
 def _failed(step: Instance, how: str) -> StoppedError:
     import shlex
 
+    words = [*launching(step.started_by), "-m", *step.words] if step.started_by else step.words
     return StoppedError(
         f"{step.name} failed ({how}); its message stands above. What was complete is kept, and the "
-        f"same command goes on. To repeat this step alone:\n  python -m {shlex.join(step.words)}"
+        f"same command goes on. To repeat this step alone:\n  python -m {shlex.join(words)}"
     )

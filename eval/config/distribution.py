@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from eval.config.score import refuse_plain_gelu
 from launch.config import require_multiple_of_8, require_positive
 from launch.errors import ConfigError
 
@@ -67,6 +68,7 @@ class DistributionConfig:
         require_positive(self, "threads")
         if not self.generations:
             raise ConfigError("generations must name at least one folder: generations=[DIR, ...]")
+        refuse_plain_gelu(self.clip_model, self.clip_weights)
         if self.groups < 3:
             raise ConfigError(f"groups must be at least 3, got {self.groups}; 20 is usual")
         given = [n for n in ("judge", "clip_model", "inception_weights") if getattr(self, n)]

@@ -166,3 +166,19 @@ class ScoreConfig:
             raise ConfigError("scores come from a judge or a public CLIP: give judge or clip_model")
         if not self.generations:
             raise ConfigError("generations must name at least one folder: generations=[DIR, ...]")
+        refuse_plain_gelu(self.clip_model, self.clip_weights)
+
+
+def refuse_plain_gelu(model: str | None, weights: str | None) -> None:
+    """Refuse OpenAI's weights for a model with another activation, before anything is computed.
+
+    Other tags are told apart where a CLIP is opened; open_clip's list of them takes torch to read.
+
+    Raises:
+        ConfigError: The name lacks `-quickgelu`.
+    """
+    if weights == "openai" and model is not None and not model.endswith("-quickgelu"):
+        raise ConfigError(
+            f"clip_model={model} clip_weights=openai: these weights were trained with QuickGELU, "
+            f"which {model} does not have; give clip_model={model}-quickgelu"
+        )

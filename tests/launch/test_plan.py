@@ -410,10 +410,15 @@ def test_an_arm_has_nothing_of_its_own_but_where_its_captions_lie(own: Tree, sai
 def test_a_counted_price_is_rows_times_flop_over_what_the_machine_computes() -> None:
     machine = {"name": "a GPU", "num_gpus": 2, "tflops": 100, "utilisation": 0.5}
     price = {"rows": "<sizes.pictures>", "parameters": 1e9, "tokens": 50, "passes": 3, "kib": 4}
-    spec = {**step(), "price": price}
-    made = plan({"a": spec}, sizes={"pictures": 2**20}, machine=machine).instances[0]
-    assert made.minutes == pytest.approx(2**20 * 3 * 2e9 * 50 / (2 * 100e12 * 0.5) / 60)
-    assert made.gib == 4
+    steps = {
+        "a": {**step(), "price": price},
+        "b": {**step(), "price": price, "started_by": "gpu_8"},
+    }
+    made = plan(steps, sizes={"pictures": 2**20}, machine=machine).instances[0]
+    on_all = plan(steps, sizes={"pictures": 2**20}, machine=machine).instances[1]
+    assert made.minutes == pytest.approx(2**20 * 3 * 2e9 * 50 / (100e12 * 0.5) / 60)
+    assert on_all.minutes == pytest.approx(made.minutes / 2)
+    assert made.gib == on_all.gib == 4
     assert "GPU-days" in made.priced_by
 
 
@@ -429,3 +434,17 @@ def test_prices_that_were_stated_for_other_sizes_can_be_taken_back() -> None:
     assert (kept.instances[0].minutes, kept.instances[0].gib) == (5, 2)
     assert (taken.instances[0].minutes, taken.instances[0].gib) == (0, 0)
     assert folders(kept) == folders(taken)
+
+
+def test_a_step_of_several_processes_has_its_own_folder_and_the_file_that_starts_them() -> None:
+    alone = plan({"a": step(x=1), "b": step(a="<a>")})
+    together = plan({"a": {**step(x=1), "started_by": "<gpus>"}, "b": step(a="<a>")}, gpus="cpu_2")
+    assert Path(named(together, "a").started_by).name == "cpu_2.yaml"
+    assert named(alone, "a").started_by == named(together, "b").started_by == ""
+    assert folders(alone)["a"] != folders(together)["a"]
+    assert named(alone, "a").words[:2] == named(together, "a").words[:2]
+
+
+def test_a_launcher_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"steps\.a\.started_by: .*gpus_9.*cpu_2, fsdp, gpu_1"):
+        plan({"a": {**step(x=1), "started_by": "gpus_9"}})

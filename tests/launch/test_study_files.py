@@ -40,11 +40,23 @@ def test_the_gpu_overlay_lies_over_every_study_of_the_embedded_world(
     assert not any(i.minutes for i in made.instances)
 
 
-def test_the_study_at_the_papers_size_is_checked_and_priced_without_data(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["full", "mixing_full", "regularities_full", "seed_noise_full"])
+def test_a_study_at_the_papers_size_is_checked_and_priced_without_data(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert study([find_config("studies/full.yaml")], [], out=tmp_path / "full", is_dry=True) == 0
+    file = find_config(f"studies/{name}.yaml")
+    assert study([file], [], out=tmp_path / "full", is_dry=True) == 0
     said = capfd.readouterr().out
     assert "GPU-days = 1,024,000,000 rows x 4 passes x 276 GFLOP" in said
     assert "no price stated" not in said
     assert not (tmp_path / "full").exists()
+
+
+def test_studies_at_the_papers_size_share_their_models(tmp_path: Path) -> None:
+    def models(name: str) -> dict[str, Path]:
+        made = make_plan(laid_over([find_config(f"studies/{name}.yaml")]), store=tmp_path)
+        return {i.name: i.folder for i in made.instances if i.step == "train"}
+
+    full = models("full")
+    for name in ("mixing_full", "regularities_full", "seed_noise_full"):
+        assert models(name)["train[dsc,0]"] == full["train[dsc,0]"]

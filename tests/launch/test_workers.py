@@ -28,6 +28,7 @@ from launch.workers import predict, run_all
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 REPOSITORY = Path(__file__).parents[2]
+TWO_PROCESSES = str(REPOSITORY / "launch/accelerate/cpu_2.yaml")
 
 FAKE_STAGE = '''
 """A stage of one verb that does what a test asks of it."""
@@ -40,6 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.errors import InputError, StoppedError
+from launch.processes import rank, world_size
 from launch.verbs import Verb, main
 
 
@@ -77,7 +79,8 @@ SIDES = {"r": os.O_RDONLY, "w": os.O_WRONLY}
 
 
 def do(cfg: DoConfig, run) -> None:
-    run.out.mkdir()
+    run.out.mkdir(exist_ok=True)
+    (run.out / f"process_{rank()}_of_{world_size()}").touch()
     (run.out / "pid").write_text(str(os.getpid()))
     (run.out / "stage").write_text(HERE.name)
     for folder in cfg.needs:
@@ -133,7 +136,12 @@ def make_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeS
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
 
     def make(
-        name: str, *, stage: str = "fakestage", reads: tuple[Instance, ...] = (), **settings: Any
+        name: str,
+        *,
+        stage: str = "fakestage",
+        reads: tuple[Instance, ...] = (),
+        started_by: str = "",
+        **settings: Any,
     ) -> Instance:
         folder = tmp_path / name
         given = [f"{key}={json.dumps(value, default=str)}" for key, value in settings.items()]
@@ -146,6 +154,7 @@ def make_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeS
             cost_key="",
             minutes=0,
             gib=0,
+            started_by=started_by,
         )
 
     yield make
@@ -236,6 +245,27 @@ def test_an_idle_worker_makes_room_for_another_stage(make_step: MakeStep, study:
     two = make_step("two", stage="otherstage", reads=(one,))
     study.run(one, two)
     assert [(s.folder / "stage").read_text() for s in (one, two)] == ["fakestage", "otherstage"]
+
+
+def test_several_processes_do_a_step_together_and_the_next_step_follows(
+    make_step: MakeStep, study: Study
+) -> None:
+    both = make_step("both", started_by=TWO_PROCESSES, says=["here"])
+    study.run(both, make_step("next", reads=(both,), needs=[both.folder]))
+    assert study.finished == ["both", "next"]
+    assert sorted(f.name for f in both.folder.glob("process_*")) == [
+        "process_0_of_2",
+        "process_1_of_2",
+    ]
+    assert "here" in study.said("both")
+
+
+def test_processes_that_fail_together_are_named_with_the_command_that_starts_them_again(
+    make_step: MakeStep, study: Study
+) -> None:
+    with pytest.raises(StoppedError, match=r"^bad failed \(exit code 1\)") as stopped:
+        study.run(make_step("bad", started_by=TWO_PROCESSES, ends="stopped"))
+    assert f"accelerate.commands.launch --config_file {TWO_PROCESSES}" in str(stopped.value)
 
 
 def test_the_longest_chain_goes_first(make_step: MakeStep, study: Study) -> None:
