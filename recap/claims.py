@@ -4,7 +4,7 @@ A claim speaks of one group of like objects ("two small red striped circles at t
 background, or of a sign and the text on it. The same shape serves the embedded world's truth, a
 caption read back, and the questions of public benchmarks. The reader knows the words of the
 world's language in every style and never fails: what it does not understand it leaves out.
-Writing texts is not done here; see `recap.sources.scenes.language`.
+Writing texts is not done here; see `recap.wishes` and `recap.sources.scenes.language`.
 """
 
 from __future__ import annotations

@@ -121,6 +121,11 @@ class _Voice:
     colours: Mapping[str, tuple[str, ...]]
     quadrant: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
+    says_upper: bool = False
+    """Whether "upper" and "lower" stand for "top" and "bottom" at times."""
+
+    plain_said: float = PLAIN_SAID
+    """Share of the things known to be plain that are called so."""
 
 
 _PLURAL: Final = {"cross": "crosses", "box": "boxes"}
@@ -161,6 +166,13 @@ _PERSON: Final = _Voice(
         "left": ("down the left side", "in the left half", "stacked on the left"),
         "right": ("down the right side", "in the right half", "stacked on the right"),
     },
+    says_upper=True,
+)
+# For who says again what somebody said: a count may be wrong then, and "plain" was worth a word.
+_REPEATING: Final = replace(
+    _PERSON,
+    numbers={**_PERSON.numbers, 4: ("four", "a group of four"), 5: ("five", "a group of five")},
+    plain_said=1.0,
 )
 _WEB: Final = _Voice(
     numbers={1: ("a", "one"), 2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")},
@@ -190,7 +202,7 @@ def _noun_phrase(claim: Claim, voice: _Voice, d: Draws, *, count: int | None = N
         words.append(d.pick(voice.numbers[claim.count]))
     after = ""
     texture = []
-    if claim.texture == "striped" or (claim.texture is not None and d.chance(PLAIN_SAID)):
+    if claim.texture == "striped" or (claim.texture is not None and d.chance(voice.plain_said)):
         if voice.textures_after and d.chance(0.4):
             after = " " + d.pick(voice.textures_after[claim.texture])
         else:
@@ -213,7 +225,7 @@ def _place(position: str, voice: _Voice, d: Draws) -> str:
     if position not in QUADRANTS:
         return d.pick(voice.rows[position])
     vertical, horizontal = position.split()
-    if voice is _PERSON and d.chance(0.5):
+    if voice.says_upper and d.chance(0.5):
         vertical = _UPPER[vertical]
     phrase = d.pick(voice.quadrant)
     if phrase == "up in the {}" and vertical not in {"top", "upper"}:
@@ -381,16 +393,26 @@ def _short(claims: Sequence[Claim], d: Draws) -> list[Claim]:
     return said + [c for c in claims if c.object == "background" and d.chance(0.2)]
 
 
-def _wish(claims: Sequence[Claim], d: Draws) -> str:
+def wish_again(claims: Sequence[Claim], draws: Draws) -> str:
+    """Ask for what a text says, whoever wrote it, and leave nothing out.
+
+    Args:
+        claims: What the text says; at least one group of objects, and a sign only with its text.
+        draws: At least NUM_DRAWS numbers.
+    """
+    return _wish(claims, draws, voice=_REPEATING)
+
+
+def _wish(claims: Sequence[Claim], d: Draws, *, voice: _Voice = _PERSON) -> str:
     parts = _Parts(claims)
     groups = parts.groups
     if len(groups) == 2 and d.chance(0.3):
         groups = groups[::-1]
     things = []
     for group in groups:
-        phrase = _noun_phrase(group, _PERSON, d)
+        phrase = _noun_phrase(group, voice, d)
         if group.position is not None:
-            phrase += " " + _place(group.position, _PERSON, d)
+            phrase += " " + _place(group.position, voice, d)
         things.append(phrase)
     text = d.pick((" and ", ", ", " plus ", " with ", ", also ")).join(things)
     lead = d.pick(
