@@ -6,6 +6,7 @@ from t2i.config.encode import AutoencoderConfig, EncodeConfig, TextEncoderConfig
 from t2i.config.prompts import ListConfig, PromptListConfig, PromptsConfig
 from t2i.config.rewrite import (
     ALTERATIONS,
+    ANEW,
     INSTRUCTION,
     AlterConfig,
     FitRewriterConfig,
@@ -17,6 +18,7 @@ from t2i.config.train import ExpectedConfig, MachineConfig, TrainConfig
 
 __all__ = [
     "ALTERATIONS",
+    "ANEW",
     "INSTRUCTION",
     "AlterConfig",
     "AutoencoderConfig",

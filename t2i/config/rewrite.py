@@ -214,8 +214,12 @@ ALTERATIONS: Final = (
     "no_leading_article",
     "shuffled_sentences",
     "first_sentence",
+    "as_people_write",
 )
 """Ways in which `alter` changes the form of a prompt."""
+
+ANEW: Final = "as_people_write"
+"""The one that writes a text anew, so that nothing is left of what was done to it before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,10 +234,11 @@ class AlterConfig:
 
     rules: dict[str, list[str]]
     """Name of each new style, and what is done to a prompt, one after the other: lower_case,
-    upper_case, no_final_punctuation, no_leading_article, shuffled_sentences, first_sentence."""
+    upper_case, no_final_punctuation, no_leading_article, shuffled_sentences, first_sentence,
+    as_people_write."""
 
     seed: int = 0
-    """Seed of the order of sentences."""
+    """Seed of the order of sentences and of phrasings."""
 
     def __post_init__(self) -> None:
         if not self.rules:
@@ -243,6 +248,11 @@ class AlterConfig:
             if unknown or not rules:
                 raise ConfigError(
                     f"rules.{name}: got {rules}, expected some of {', '.join(ALTERATIONS)}"
+                )
+            if ANEW in rules[1:]:
+                raise ConfigError(
+                    f"rules.{name}: {ANEW} writes a prompt anew and undoes what was done before; "
+                    f"got {rules}, put it first"
                 )
             last = "no_final_punctuation"
             if last in rules and "shuffled_sentences" in rules[rules.index(last) :]:

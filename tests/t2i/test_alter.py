@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.errors import ConfigError
+from launch.errors import ConfigError, InputError
 from launch.run import Run
 from recap import claims
+from recap.sources.scenes import language, world
 from t2i.alter import RULES, alter, altered
 from t2i.artifacts import PROMPTS, VERSIONS, Prompt, Prompts, open_prompts, write_prompts
 from t2i.config import ALTERATIONS, AlterConfig
@@ -167,3 +169,100 @@ def test_an_altered_rewrite_still_asks_for_what_was_asked_for(tmp_path: Path) ->
     of_list = Prompts(replace(small.manifest, recipe={"verb": "t2i prompt-list"}), small.table)
     assert of_list.rewritten_from == {"small": "dsc"}
     assert small.rewritten_from == {}
+
+
+@pytest.fixture(scope="module")
+def described() -> list[Prompt]:
+    """Descriptions of 400 pictures of a world, as its annotator writes them."""
+    ids = [f"{n:032x}" for n in range(1 << 100, (1 << 100) + 400)]
+    ids = [sample_id[::-1] for sample_id in ids]
+    truths = [scene.claims for scene in world.compose(3, ids)]
+    texts = language.write_all(truths, "dsc", sample_ids=ids, seed=5)
+    return [
+        prompt_row(text, style="dsc", pair_id=sample_id, has_claims=True)
+        for text, sample_id in zip(texts, ids, strict=True)
+    ]
+
+
+def by_people(original: Prompt, *, seed: int = 0) -> Prompt:
+    return altered(original, rules=["as_people_write"], name="people", seed=seed)
+
+
+def test_people_ask_for_the_very_same_things_in_other_words(described: list[Prompt]) -> None:
+    words_of_annotators = {"picture", "shows", "along", "sign", "is", "are"}
+    for original in described:
+        new = by_people(original)
+        assert new.prompt != original.prompt  # all of them: a share of 1
+        assert new.claims == original.claims is not None
+        said, asked = claims.read(original.prompt), claims.read(new.prompt)
+        assert Counter(asked) == Counter(said)
+        assert not words_of_annotators & set(new.prompt.lower().split())
+    assert len({by_people(original).prompt for original in described}) == len(described)
+
+
+def test_a_phrasing_belongs_to_the_picture_and_the_seed(described: list[Prompt]) -> None:
+    first = described[0]
+    assert by_people(first) == by_people(first)
+    others = {by_people(first, seed=n).prompt for n in range(1, 9)}
+    assert others - {by_people(first).prompt}
+    of_another = first._replace(prompt_id="0" * 32, style="truth")
+    assert by_people(of_another).prompt == by_people(first).prompt
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A plain red circle.",  # "plain" is a claim here, and is said again
+        "Four blue rings are at the top. Five green crosses.",
+        "The picture shows rings.",
+    ],
+)
+def test_what_a_captioner_says_beyond_the_world_is_said_again(text: str) -> None:
+    new = by_people(row(text))
+    assert new.prompt != text
+    assert Counter(claims.read(new.prompt)) == Counter(claims.read(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The background is grey.",  # nothing to ask for
+        "A red ring. A sign.",  # a sign of unknown text
+        'A red ring. A sign reads "C". A sign reads "X".',  # people ask for one sign at most
+        "",
+    ],
+)
+def test_what_people_have_no_words_for_stays_as_it_was(text: str) -> None:
+    original = row(text)
+    new = by_people(original)
+    assert (new.prompt, new.claims) == (text, original.claims)
+
+
+def test_prompts_of_lists_stay_as_they_were() -> None:
+    of_elsewhere = row("A red ring.")._replace(claims='[{"object":"dog","count":2}]')
+    assert by_people(of_elsewhere).prompt == "A red ring."
+
+
+def test_people_count_as_other_rules_do(tmp_path: Path, described: list[Prompt]) -> None:
+    folder = folder_of(tmp_path, [*described[:5], row("The background is grey.")])
+    rules = {"dsc_people": ["as_people_write", "upper_case"]}
+    found = written(AlterConfig(prompts=folder, style="dsc", rules=rules), tmp_path / "out")
+    texts = list(found.texts("dsc_people").values())
+    assert found.manifest.counts["changed_dsc_people"] == 6
+    assert texts[-1] == "THE BACKGROUND IS GREY."
+    plain = {"people": ["as_people_write"]}
+    found = written(AlterConfig(prompts=folder, style="dsc", rules=plain), tmp_path / "plain")
+    assert found.manifest.counts["changed_people"] == 5
+    with pytest.raises(ConfigError, match=r"undoes what was done before; .* put it first"):
+        AlterConfig(prompts=folder, style="dsc", rules={"x": ["lower_case", "as_people_write"]})
+
+
+def test_people_cannot_say_again_what_nobody_has_read(tmp_path: Path) -> None:
+    photograph = prompt_row("A dog.", style="dsc", pair_id=f"{7:032x}", has_claims=False)
+    folder = folder_of(tmp_path, [row(), photograph])
+    cfg = AlterConfig(prompts=folder, style="dsc", rules={"people": ["as_people_write"]})
+    with pytest.raises(InputError, match=r"1 of 2 prompts of style 'dsc' have no claims.*'A dog"):
+        written(cfg, tmp_path / "out")
+    assert not (tmp_path / "out" / "prompts.parquet").exists()
+    small = AlterConfig(prompts=folder, style="dsc", rules={"small": ["lower_case"]})
+    assert written(small, tmp_path / "small").texts("small")[photograph.pair_id] == "a dog."
