@@ -149,17 +149,20 @@ def _check_parts(manifests: Sequence[Manifest], findings: Findings) -> None:
 
 
 def _check_rows(made: Manifest, findings: Findings) -> None:
-    """Rows in are rows out and rejected ones, where an artifact counts them."""
+    """Rows in and rows added are rows out and rejected ones, where an artifact counts them."""
     counts, rejected = made.counts, sum(made.rejected.values())
     if any(count < 0 for count in [*counts.values(), *made.rejected.values()]):
         findings.fail(made.folder, "a count in the manifest is negative")
     if "rows_in" in counts and "rows_out" in counts:
         rows_in, rows_out = counts["rows_in"], counts["rows_out"]
-        if rows_in != rows_out + rejected:
+        added = counts.get("rows_added", 0)
+        if rows_in + added != rows_out + rejected:
+            more = f", {added:,} were added" if added else ""
             findings.fail(
                 made.folder,
-                f"{rows_in:,} rows went in, {rows_out:,} came out and {rejected:,} were rejected; "
-                f"{abs(rows_in - rows_out - rejected):,} rows are not accounted for",
+                f"{rows_in:,} rows went in{more}, {rows_out:,} came out and {rejected:,} were "
+                f"rejected; {abs(rows_in + added - rows_out - rejected):,} rows are not accounted "
+                "for",
             )
 
 

@@ -78,7 +78,12 @@ def alter(cfg: AlterConfig, run: Run) -> None:
     run.finish(
         artifact=PROMPTS,
         version=VERSIONS[PROMPTS],
-        counts={**counts, "rows_out": len(table), "prompts": len(table)},
+        counts={
+            **counts,
+            "rows_added": len(table) - len(prompts.rows),
+            "rows_out": len(table),
+            "prompts": len(table),
+        },
         parts=["prompts.parquet"],
     )
 

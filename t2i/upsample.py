@@ -116,6 +116,7 @@ def upsample(cfg: UpsampleConfig, run: Run) -> None:
         version=VERSIONS[PROMPTS],
         counts={
             "rows_in": len(prompts.rows),
+            "rows_added": len(table),
             "rows_out": len(prompts.rows) + len(table),
             "prompts": len(prompts.rows) + len(table),
             **counts,

@@ -225,6 +225,15 @@ def test_rows_that_vanish_are_found(
     assert "1 rows are not accounted for" in failures(tmp_path / "a", capsys)
 
 
+def test_rows_that_an_artifact_added_are_accounted_for(
+    tmp_path: Path, make_artifact: MakeArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_artifact(tmp_path / "a", counts={"rows_in": 10, "rows_added": 5, "rows_out": 15})
+    assert verify(tmp_path / "a") == 0
+    make_artifact(tmp_path / "b", counts={"rows_in": 10, "rows_added": 5, "rows_out": 14})
+    assert "1 rows are not accounted for" in failures(tmp_path / "b", capsys)
+
+
 def test_an_input_made_anew_with_other_content_is_found(
     study: Callable[..., Path],
     tmp_path: Path,

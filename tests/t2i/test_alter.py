@@ -133,7 +133,7 @@ def test_every_style_is_added_and_what_changed_is_counted(tmp_path: Path) -> Non
     assert found.rows[:2] == originals
     assert found.texts("dsc_plain")[originals[1].pair_id] == "red ring"
     counts = found.manifest.counts
-    assert (counts["rows_in"], counts["rows_out"]) == (2, 6)
+    assert (counts["rows_in"], counts["rows_added"], counts["rows_out"]) == (2, 4, 6)
     assert (counts["changed_dsc_small"], counts["changed_dsc_plain"]) == (1, 1)
 
 
