@@ -19,8 +19,8 @@ from eval.yes_no import NO, YES, read_answer, truth
 from launch.errors import ArtifactError, StoppedError
 from launch.manifest import digest_bytes
 from launch.run import Run
-from recap.endpoint import Answer, Expected, Request, ask_all, expect
-from recap.pictures import JPEG_QUALITY, PictureError, shrink
+from recap.endpoint import Answer, Expected, Request, ask_all, expect, served_by, tell
+from recap.pictures import JPEG_QUALITY, NO_LIMIT, PictureError, shrink
 
 LEDGER: Final = "ledger.jsonl"
 """The answers as they came, in the run folder; in no digest, for they stand in that order."""
@@ -49,7 +49,7 @@ class Verdicts:
     read: dict[str, Read] = field(default_factory=dict)
     """By key."""
 
-    served_by: Counter[str] = field(default_factory=Counter)
+    served_by: dict[str, int] = field(default_factory=dict)
     """Answers by the model that the server named."""
 
     def of(self, picture: Judged, number: int) -> Read:
@@ -69,11 +69,10 @@ class Verdicts:
 def expected(cfg: AskedConfig, *, asked: Mapping[str, list[Asked]], num: int) -> Expected:
     """Estimate tokens and cost of so many questions."""
     lengths = [len(a.question.encode()) for of_prompt in asked.values() for a in of_prompt]
-    mean = sum(lengths) // max(len(lengths), 1)
     return expect(
         cfg.endpoint,
         num=num,
-        num_bytes=len(cfg.instruction.encode()) + mean,
+        num_bytes=len(cfg.instruction.encode()) + max(lengths, default=0),
         has_pictures=True,
         output_tokens=2,
     )
@@ -126,7 +125,6 @@ def ask(
         nonlocal num_unclear
         verdict = read_answer(answer.text, rule=answer.rule)
         found.read[answer.key] = Read(verdict, answer.text[:LONGEST_ANSWER])
-        found.served_by[answer.served_by or "not told"] += 1
         num = waiting.pop(answer.key)
         progress.advance(num)
         num_unclear += num * (truth(verdict) is None)
@@ -135,14 +133,14 @@ def ask(
 
     with run.progress(total, label="judge", unit="question") as progress:
         done = ask_all(
-            requests(), cfg=cfg.endpoint, ledger=cfg.ledger or run.out / LEDGER, on_answer=keep
+            requests(),
+            cfg=cfg.endpoint,
+            ledger=cfg.ledger or run.out / LEDGER,
+            on_answer=keep,
+            out=run.out,
         )
-    print(
-        f"{run.verb}: asked {done.num_asked:,}, from the ledger {done.num_old:,}, sent again "
-        f"{done.num_retries:,}, {done.input_tokens:,} tokens in, {done.output_tokens:,} out, "
-        f"{done.spent_usd:.4f} USD in all",
-        flush=True,
-    )
+    tell(run, [done])
+    found.served_by = served_by(run.out)
     num_unclear = sum(found.truth(j, a.number) is None
                       for j in pictures.judged for a in asked[j.prompt.prompt_id])  # fmt: skip
     if num_unclear > cfg.max_unclear_share * total:
@@ -152,7 +150,7 @@ def ask(
 
 def _sent(data: bytes, picture: Judged, cfg: AskedConfig) -> bytes:
     try:
-        return shrink(data, longest_px=cfg.picture_px)
+        return shrink(data, longest_px=cfg.picture_px, max_pixels=NO_LIMIT)
     except PictureError as error:
         raise ArtifactError(
             f"generation {picture.generation_id} cannot be read as a picture ({error}); sample it "
@@ -191,7 +189,7 @@ def describe(
     """Return everything that the scores depend on, for a recipe."""
     return {
         "model": cfg.endpoint.model,
-        "version": dict(sorted(verdicts.served_by.items())),
+        "version": verdicts.served_by,
         "instruction": cfg.instruction,
         "prompt_question": cfg.prompt_question if "prompt" in cfg.ask else None,
         "temperature": cfg.endpoint.temperature,

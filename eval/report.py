@@ -58,8 +58,9 @@ def report(cfg: ReportConfig, run: Run) -> None:
         primary=cfg.primary,
         axes=[axis for axis, is_read in opened.axes.items() if is_read],
         is_control=cfg.control,
-        # A public CLIP is not measured here, and the page names it.
+        # A public CLIP is not measured here, and the first sentence says so.
         withheld=None if opened.judge is None else doubt(opened.judge.quality),
+        is_public_clip=opened.is_public_clip,
         changes=cfg.changes,
         resamples=cfg.resamples,
         seed=cfg.seed,

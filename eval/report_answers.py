@@ -153,6 +153,7 @@ def answer(
     changes: Mapping[str, str],
     resamples: int,
     seed: int,
+    is_public_clip: bool = False,
 ) -> Answers:
     """Compute everything that the report prints of the scores.
 
@@ -166,6 +167,7 @@ def answer(
         changes: Prompt style -> style from which its change is told.
         resamples: Resamples of the headline's bootstrap and permutation test.
         seed: Seed of the resampling.
+        is_public_clip: CLIP scores are those of a public CLIP, which nobody measured here.
 
     Raises:
         InputError: Arms stopped at different moments, or a row lacks its partner.
@@ -221,7 +223,13 @@ def answer(
     if noise is not None and withheld is None:
         outcome, headline = "described", seed_headline(noise, measure)
     else:
-        outcome, headline = headline_of(primary, tests, is_control=is_control, withheld=withheld)
+        outcome, headline = headline_of(
+            primary,
+            tests,
+            is_control=is_control,
+            withheld=withheld,
+            is_public_clip=is_public_clip,
+        )
     return Answers(
         headline=headline,
         caveats=caveats_of(

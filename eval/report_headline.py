@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.artifacts import BY_SENTENCES
 from eval.config import PrimaryConfig
 from eval.geneval import TASKS
 from eval.report_rows import Measure
@@ -23,6 +24,16 @@ from eval.words import (
 
 WITHHELD = "withheld"
 """Outcome of a report that ranks nothing."""
+
+UNCHECKED = (
+    "whether this public CLIP finds the text that belongs to a picture was not checked on these "
+    "pictures"
+)
+"""Said of a ranking by a judge of which nothing is known here; a fitted one is measured."""
+
+
+BY_CLIP = frozenset({"clip_similarity", BY_SENTENCES})
+"""Metrics that are a CLIP's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +74,31 @@ def _finding(better: str, than: str, test: Test) -> str:
 
 
 def headline_of(
-    primary: PrimaryConfig, tests: Sequence[Test], *, is_control: bool, withheld: str | None
+    primary: PrimaryConfig,
+    tests: Sequence[Test],
+    *,
+    is_control: bool,
+    withheld: str | None,
+    is_public_clip: bool = False,
 ) -> tuple[str, str]:
-    """Return the outcome and the first sentence."""
+    """Return the outcome and the first sentence.
+
+    Args:
+        primary: The comparison that the study named.
+        tests: What came of it.
+        is_control: The sentence says whether the instrument works; it is itself the check of what
+            a public CLIP can tell.
+        withheld: Why no ranking may be given, or None.
+        is_public_clip: CLIP scores are those of a public CLIP, which nobody measured here.
+    """
     if withheld is not None:
         subject = "No verdict on the instrument is given" if is_control else "No ranking is given"
         return WITHHELD, f"{subject}: {withheld}."
     findings = " and ".join(_finding(primary.better, primary.than, t) for t in tests)
     sentence = f"{findings}; {basis(tests[0].comparison)}."
     if not is_control:
+        if is_public_clip and tests[0].measure.metric in BY_CLIP:
+            sentence = f"{sentence.removesuffix('.')}; {UNCHECKED}."
         return tests[0].comparison.verdict.value, sentence
     passed = all(t.comparison.verdict is Verdict.BETTER for t in tests)
     if passed:

@@ -69,6 +69,11 @@ class Opened:
         return ScoreTable(self.scores.table)
 
     @property
+    def is_public_clip(self) -> bool:
+        """Say whether CLIP scores are those of a public CLIP, with or without a judge beside it."""
+        return self.judge is None or self.scores.manifest.recipe.get("clip_model") is not None
+
+    @property
     def judge_quality(self) -> dict[str, Any]:
         """Return what the judge says of itself; of a public CLIP nothing is known here."""
         return {} if self.judge is None else self.judge.quality

@@ -22,7 +22,7 @@ from launch.errors import ArtifactError, ConfigError, StoppedError
 from launch.manifest import SCRATCH, write_parquet
 from launch.parts import pending
 from launch.run import Run
-from recap.pictures import PictureError, decode
+from recap.pictures import NO_LIMIT, PictureError, decode
 from t2i.artifacts import Prompt
 
 METRIC: Final = "phrases_yes"
@@ -139,7 +139,7 @@ def _batch(
 def _open(source: Source, place: int) -> Image.Image:
     data = source.read(place)
     try:
-        return decode(data)
+        return decode(data, max_pixels=NO_LIMIT)
     except PictureError as error:
         raise ArtifactError(
             f"generation {source.judged[place].generation_id} cannot be read as a picture "

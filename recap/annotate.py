@@ -107,7 +107,7 @@ def _from_endpoint(
         },
         rejected={"gated": found.gated},
         parts=[path for name in shards for path in (run.out / name, quarantine_of(run.out, name))],
-        recipe={"gated_by_rule": found.by_rule},
+        recipe={"gated_by_rule": found.by_rule, "served_by": found.served_by},
     )
 
 

@@ -3,7 +3,7 @@
 Each line is one event in JSON, on the disk before anything else is done with it:
 
     sent      a request that costs money is about to go out, with the most it may cost
-    answered  the reply as it came, what it cost
+    answered  the reply as it came, what it cost; or, with a `rule`, a refusal that is final
     failed    no reply; `cost` is 0 where the server refused it, the most where nobody knows
 
 A `sent` without an end was under way when its process died and counts with the most it may have

@@ -2,8 +2,11 @@
 
 An answer is kept as it came. What is wrong with it has a name:
 
-    refusal, empty, unfinished, broken_json, wrong_schema      the model's doing: paid for, final
-    html, not_chat, bad_request, picture_too_large, no_answer  the server's: asked again next time
+    refusal, empty, unfinished, broken_json, wrong_schema      the model's doing: final
+    html, not_chat, bad_request, picture_too_large, no_answer  the server's: no answer to keep, so
+                                                               whoever asks next asks anew
+
+A refusal by a content filter is the model's doing, whether it comes as an answer or as status 400.
 
 Schemas are the part of JSON Schema that servers compile to grammars; other words are refused,
 so that nothing is promised that is not checked here as well.
@@ -21,9 +24,10 @@ from launch.errors import ConfigError
 from launch.manifest import canonical_json
 
 MODEL_RULES: Final = ("refusal", "empty", "unfinished", "broken_json", "wrong_schema")
-"""What a model may do wrong; such an answer was paid for and is not asked for again."""
+"""What a model, or the filter before it, may do wrong; it is not asked for again."""
 SERVER_RULES: Final = ("html", "not_chat", "bad_request", "picture_too_large", "no_answer")
-"""What a server may do wrong; another start asks again."""
+"""What a server may do wrong; nothing was paid for it, the server may be mended, and whoever needs
+the answer still asks again. `recap.teacher` says for which of them a part waits."""
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ class Images:
         for place, row in enumerate(rows):
             try:
                 out[place] = pictures.pixels(
-                    self.read(int(row)), size=size, max_pixels=_NO_LIMIT, square=square
+                    self.read(int(row)), size=size, max_pixels=pictures.NO_LIMIT, square=square
                 )
             except pictures.PictureError as error:
                 raise self._changed(int(row), error) from error
@@ -284,7 +284,7 @@ class Images:
             ArtifactError: It was readable at ingestion and no longer is.
         """
         try:
-            return pictures.decode(self.read(int(row)), max_pixels=_NO_LIMIT)
+            return pictures.decode(self.read(int(row)), max_pixels=pictures.NO_LIMIT)
         except pictures.PictureError as error:
             raise self._changed(int(row), error) from error
 
@@ -325,10 +325,6 @@ class Images:
                     del self._maps[next(iter(self._maps))]
                 self._maps[shard] = found
         return found
-
-
-# Every size was bounded at ingestion, with the limit of that run; only Pillow's own bound is left.
-_NO_LIMIT: Final = 1 << 62
 
 
 def open_images(folder: Path) -> Images:

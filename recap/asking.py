@@ -14,10 +14,20 @@ from typing import Any, Final
 from launch import keyed
 from launch.errors import InputError, StoppedError
 from recap.answer_ledger import Ledger
-from recap.answers import SERVER_RULES, Answer, Identity, Request, identity, judged, read_body
+from recap.answers import (
+    MODEL_RULES,
+    SERVER_RULES,
+    Answer,
+    Body,
+    Identity,
+    Request,
+    identity,
+    judged,
+    read_body,
+)
 from recap.chat import Chat, Refused, Reply, Unanswered
 from recap.config import EndpointConfig
-from recap.pace import Pace, Purse, Stopped, price
+from recap.pace import Most, Pace, Purse, Stopped, most_of, price
 
 IN_A_ROW: Final = 8
 """Requests in a row that the server gave nothing for, after which the job stops."""
@@ -25,8 +35,6 @@ LONGEST_WAIT_S: Final = 60.0
 """Longest wait of ours before a retry; a server may ask for more."""
 LONGEST_ASKED_S: Final = 900.0
 """Longest wait that a server may ask for; beyond it the job stops."""
-OVERHEAD_TOKENS: Final = 64
-"""Tokens that a chat template may add to a message."""
 
 ADVICE: Final = {
     "html": "base_url seems to be a web page; it usually ends with /v1",
@@ -66,16 +74,20 @@ def read_key(cfg: EndpointConfig) -> str | None:
     return key
 
 
-def most_input(request: Request, cfg: EndpointConfig) -> int:
-    """Return the most input tokens that a request may be: no token is shorter than a byte."""
-    schema = 0 if request.schema is None else 2 * len(repr(request.schema))
-    text = len(request.instruction.encode()) + len(request.text.encode()) + schema
-    return text + OVERHEAD_TOKENS + (cfg.tokens_per_picture if request.picture else 0)
+def most_for(request: Request, cfg: EndpointConfig) -> Most:
+    """Return the most that a request may take."""
+    return most_of(
+        cfg,
+        num_bytes=len(request.instruction.encode()) + len(request.text.encode()),
+        schema=request.schema,
+        has_picture=request.picture is not None,
+    )
 
 
 def read_line(request: Request, line: dict[str, Any], *, is_old: bool = False) -> Answer:
     """Read a ledger's line as the answer to a question."""
-    body = read_body(line["body"])
+    # A refusal by the server has no reply of a model, but its rule.
+    body = Body(line["body"], line["rule"], 0, 0) if "rule" in line else read_body(line["body"])
     value, rule = judged(request.key, body, schema=request.schema)
     return Answer(
         key=request.key,
@@ -87,6 +99,19 @@ def read_line(request: Request, line: dict[str, Any], *, is_old: bool = False) -
         is_old=is_old,
         served_by=body.model,
     )
+
+
+def refused_line(request: Request, found: Refused) -> dict[str, Any]:
+    """Return the ledger's line of a question that a content filter refused, as it would again."""
+    return {
+        "key": request.key,
+        "body": found.detail,
+        "rule": found.rule,
+        "status": found.status,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cost": 0,
+    }
 
 
 class Asker:
@@ -154,8 +179,7 @@ class Asker:
         """Send a request once, within rates and budget, and note what came and what it cost."""
         cfg, chat = self._cfg, self._chat
         assert chat is not None
-        most_in, most_out = most_input(request, cfg), cfg.max_output_tokens
-        most = price(cfg, input_tokens=most_in, output_tokens=most_out)
+        most_in, most_out, most = most_for(request, cfg)
         self._wait(self._pace.moment(tokens=most_in + most_out))
         while (held := self._pace.held()) > 0:
             self._wait(held)
@@ -171,6 +195,10 @@ class Asker:
             if not isinstance(found, Reply):
                 cost = most if isinstance(found, Unanswered) and found.may_be_paid else 0
                 status, said = found.status, found.detail
+                if isinstance(found, Refused) and found.rule in MODEL_RULES:
+                    line = refused_line(request, found)
+                    self._book.answered(asked, is_final=True, attempt=attempt, **line)
+                    return read_line(request, line)
                 self._book.failed(asked, attempt=attempt, status=status, said=said, cost=cost)
                 if isinstance(found, Refused):
                     if found.error is not None:

@@ -17,6 +17,7 @@ from launch.run import Run
 from recap import artifacts, teacher
 from recap.artifacts import CaptionRow, Images
 from recap.captioner.starting import size_of
+from recap.captioner_settings import refuse_unread
 from recap.captioner_source import TAGGERS, Source, find_captioner, note_captioner
 from recap.captioners import Caption, open_captioner
 from recap.config import CaptionConfig, DecodeConfig, TagsConfig, TeacherConfig, VlmConfig
@@ -142,7 +143,7 @@ def from_endpoint(
         counts={"rows_in": sum(map(len, rows_of.values())), "rows_out": found.rows_out},
         rejected={"gated": found.gated},
         parts=[path for name in rows_of for path in (run.out / name, quarantine_of(run.out, name))],
-        recipe={"gated_by_rule": found.by_rule},
+        recipe={"gated_by_rule": found.by_rule, "served_by": found.served_by},
     )
 
 
@@ -181,6 +182,7 @@ def refuse_unfit(cfg: CaptionConfig, source: Source) -> None:
             f"decode: chooses the words of captioners that write on this machine, and "
             f"{cfg.captioner} does not; leave these settings out ({where})"
         )
+    refuse_unread(cfg, source)
     match source.family:
         case "coca" | "open_clip":
             refuse_no_room(cfg)

@@ -16,25 +16,28 @@ under way have ended and their answers are in the ledger. The first request goes
 wrong setting costs one request.
 
 Everything is kept by (model, instruction with schema and sampling, item), see `recap.answers`: a
-caller may stop anywhere and start again. The key is read from the environment, and cut out of
-whatever a server says. Torch-free; the client comes with the extra `endpoint`.
+caller may stop anywhere and start again. A caller that gives its run folder can say afterwards who
+answered (`served_by`): a name may be given to another model between two starts. The key is read
+from the environment, and cut out of whatever a server says. Torch-free; the client comes
+with the extra `endpoint`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from launch.errors import InputError
 from recap.answer_ledger import Ledger
 from recap.answers import Answer, Request, refuse_schema
-from recap.asking import OVERHEAD_TOKENS, Asker, read_line
+from recap.asking import Asker, read_line
 from recap.config import EndpointConfig
-from recap.pace import USD, price
+from recap.pace import OVERHEAD_TOKENS, USD, most_of, price, schema_bytes
+from recap.served import NOT_TOLD, Served, served_by
 
 __all__ = [
     "Answer",
@@ -45,6 +48,7 @@ __all__ = [
     "ask_all",
     "expect",
     "plan_of",
+    "served_by",
     "tell",
 ]
 
@@ -85,26 +89,30 @@ class Expected(NamedTuple):
 
 
 def expect(
-    cfg: EndpointConfig, *, num: int, num_bytes: int, has_pictures: bool, output_tokens: int
+    cfg: EndpointConfig,
+    *,
+    num: int,
+    num_bytes: int,
+    has_pictures: bool,
+    output_tokens: int,
+    schema: Mapping[str, Any] | None = None,
 ) -> Expected:
     """Estimate tokens and cost.
 
     Args:
         cfg: Holds prices and limits.
         num: Requests.
-        num_bytes: Bytes of text of one request; about four make a token.
+        num_bytes: Bytes of instruction and text of the longest request; about four make a token.
         has_pictures: Each has a picture, counted with the most that it may take.
         output_tokens: Tokens of a usual answer.
+        schema: Of the answers, or None.
     """
     picture = cfg.tokens_per_picture if has_pictures else 0
-    sent = num * (-(-num_bytes // 4) + OVERHEAD_TOKENS + picture)
+    told = num_bytes + (0 if schema is None else schema_bytes(schema))
+    sent = num * (-(-told // 4) + OVERHEAD_TOKENS + picture)
     said = num * min(output_tokens, cfg.max_output_tokens)
     usd = price(cfg, input_tokens=sent, output_tokens=said)
-    most = price(
-        cfg,
-        input_tokens=num * (num_bytes + OVERHEAD_TOKENS + picture),
-        output_tokens=num * cfg.max_output_tokens,
-    )
+    most = num * most_of(cfg, num_bytes=num_bytes, schema=schema, has_picture=has_pictures).cost
     return Expected(sent, said, usd / USD, most / USD)
 
 
@@ -115,10 +123,16 @@ def plan_of(
     num_bytes: int,
     output_tokens: int,
     has_pictures: bool = False,
+    schema: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:
     """Say in a plan's words what questions will take; arguments are those of `expect`."""
     cost = expect(
-        cfg, num=num, num_bytes=num_bytes, has_pictures=has_pictures, output_tokens=output_tokens
+        cfg,
+        num=num,
+        num_bytes=num_bytes,
+        has_pictures=has_pictures,
+        output_tokens=output_tokens,
+        schema=schema,
     )
     usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries"
     return {
@@ -134,13 +148,17 @@ class Telling(Protocol):
     """What `tell` needs of a run folder, which imports torch."""
 
     verb: str
+    out: Path
 
     def log(self, event: str, **fields: object) -> None:
         """Write a line into the run's log."""
 
 
 def tell(run: Telling, done: Sequence[Answers]) -> None:
-    """Log and print what came of one or several calls of `ask_all` with one ledger."""
+    """Log and print what came of one or several calls of `ask_all` with one ledger.
+
+    Where models of more than one name answered, of this start or of an earlier one, a line says so.
+    """
     rejected: Counter[str] = Counter()
     for answers in done:
         rejected.update(answers.rejected)
@@ -152,13 +170,22 @@ def tell(run: Telling, done: Sequence[Answers]) -> None:
         "output_tokens": sum(answers.output_tokens for answers in done),
     }
     spent = done[-1].spent_usd if done else 0.0
-    run.log("endpoint", **told, rejected=dict(sorted(rejected.items())), spent_usd=spent)
+    served = served_by(run.out)
+    rules = dict(sorted(rejected.items()))
+    run.log("endpoint", **told, rejected=rules, spent_usd=spent, served_by=served)
     print(
         f"{run.verb}: asked {told['asked']:,}, from the ledger {told['from_ledger']:,}, sent again "
         f"{told['retries']:,}, {told['input_tokens']:,} tokens in, {told['output_tokens']:,} out, "
         f"{spent:.4f} USD in all",
         flush=True,
     )
+    if len(served.keys() - {NOT_TOLD}) > 1:
+        shown = ", ".join(f"{model} {num:,}" for model, num in served.items())
+        print(
+            f"{run.verb}: more than one model answered under this name ({shown}); the recipe has "
+            "it. For answers of one model alone, start with a new folder and ledger.",
+            flush=True,
+        )
 
 
 def ask_all(
@@ -167,6 +194,7 @@ def ask_all(
     cfg: EndpointConfig,
     ledger: Path,
     on_answer: Callable[[Answer], None] | None = None,
+    out: Path | None = None,
 ) -> Answers:
     """Ask every question that the ledger has no answer to.
 
@@ -175,6 +203,7 @@ def ask_all(
         cfg: The server.
         ledger: File that keeps the answers.
         on_answer: Called in this thread with the answer to each question.
+        out: Run folder, in which is noted who answered.
 
     Raises:
         InputError: A key, an address, a name or a right is missing or wrong; or one key comes
@@ -189,6 +218,7 @@ def ask_all(
     def hand_on(answer: Answer) -> None:
         if answer.rule is not None:
             rejected[answer.rule] += 1
+        noted.note(answer)  # before the caller writes what is not asked for again
         if on_answer is not None:
             on_answer(answer)
 
@@ -198,7 +228,11 @@ def ask_all(
             under_way.discard(future)
             hand_on(future.result())
 
-    with Ledger(ledger) as book, ThreadPoolExecutor(cfg.concurrency) as pool:
+    with (
+        Ledger(ledger) as book,
+        Served(out) as noted,
+        ThreadPoolExecutor(cfg.concurrency) as pool,
+    ):
         asker = Asker(cfg, book)
         try:
             for request in requests:

@@ -115,7 +115,12 @@ def fuse(cfg: FuseConfig, run: Run) -> None:
         counts={"rows_in": num_pictures, "rows_out": len(pairs) - finished.num_gated},
         rejected={"gated": finished.num_gated, "no_caption": num_pictures - len(pairs)},
         parts=[path for name in rows_of for path in (run.out / name, quarantine_of(run.out, name))],
-        recipe={"gated_by_rule": rules, "kept_caption": kept, "headings": headings},
+        recipe={
+            "gated_by_rule": rules,
+            "kept_caption": kept,
+            "headings": headings,
+            "served_by": endpoint.served_by(run.out),
+        },
     )
 
 
@@ -172,7 +177,7 @@ def write_parts(cfg: FuseConfig, run: Run, *, pairs_of: Mapping[str, Sequence[Pa
         for name in [name for name in left if not waiting[name]]:
             write(name)
         ledger = cfg.ledger or run.out / LEDGER
-        done = ask_all(requests(), cfg=cfg.endpoint, ledger=ledger, on_answer=keep)
+        done = ask_all(requests(), cfg=cfg.endpoint, ledger=ledger, on_answer=keep, out=run.out)
     finished.look(names, is_final=True)
     endpoint.tell(run, [done])
     return finished

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from launch.errors import StoppedError
 from recap.config import EndpointConfig
 
 USD: Final = 10**12
 """Picodollars of a dollar."""
+OVERHEAD_TOKENS: Final = 64
+"""Tokens that a chat template may add to a message."""
 
 
 def price(cfg: EndpointConfig, *, input_tokens: int, output_tokens: int) -> int:
@@ -25,6 +27,40 @@ def price(cfg: EndpointConfig, *, input_tokens: int, output_tokens: int) -> int:
     return input_tokens * round(cfg.usd_per_million_input_tokens * 1e6) + output_tokens * round(
         cfg.usd_per_million_output_tokens * 1e6
     )
+
+
+class Most(NamedTuple):
+    """The most that one request may take."""
+
+    input_tokens: int
+    output_tokens: int
+    cost: int
+    """Picodollars."""
+
+
+def most_of(
+    cfg: EndpointConfig, *, num_bytes: int, schema: Mapping[str, Any] | None, has_picture: bool
+) -> Most:
+    """Return the most that a request may take: what a plan tells and what the purse sets aside.
+
+    No token is shorter than a byte. A schema counts twice: a server may be told it as the form of
+    its answer and put it into the model's words as well.
+
+    Args:
+        cfg: Holds prices and limits.
+        num_bytes: Bytes of the instruction and the item's own text.
+        schema: Of the answer, or None.
+        has_picture: The request has a picture.
+    """
+    form = 0 if schema is None else 2 * schema_bytes(schema)
+    picture = cfg.tokens_per_picture if has_picture else 0
+    sent, said = num_bytes + form + OVERHEAD_TOKENS + picture, cfg.max_output_tokens
+    return Most(sent, said, price(cfg, input_tokens=sent, output_tokens=said))
+
+
+def schema_bytes(schema: Mapping[str, Any]) -> int:
+    """Return the bytes of a schema as it is sent."""
+    return len(repr(schema).encode())
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: other work has already failed

@@ -39,6 +39,9 @@ MIN_SIDE: Final = 8
 """Pictures with a shorter side show nothing and are refused."""
 MAX_PIXELS: Final = 64_000_000
 """Default bound on pixels, checked before decoding."""
+NO_LIMIT: Final = 1 << 62
+"""For pictures of an artifact, which passed the limit of the run that made it; only Pillow's own
+bound is left."""
 
 JPEG_QUALITY: Final = 92
 """Of pictures that are sent to chat servers."""
@@ -189,13 +192,18 @@ def pixels(
     return np.asarray(made_square(_to_rgb(_loaded(picture)), square, size=size))
 
 
-def shrink(data: bytes, *, longest_px: int) -> bytes:
+def shrink(data: bytes, *, longest_px: int, max_pixels: int = MAX_PIXELS) -> bytes:
     """Return a picture as a JPEG, as chat servers are sent it, the longer side so long at most.
+
+    Args:
+        data: The file's bytes.
+        longest_px: Longer side of the JPEG, at most.
+        max_pixels: Larger pictures are refused before any pixel is decoded.
 
     Raises:
         PictureError: The picture is refused; the error names the rule.
     """
-    return as_jpeg(decode(data), longest_px=longest_px)
+    return as_jpeg(decode(data, max_pixels=max_pixels), longest_px=longest_px)
 
 
 def as_jpeg(picture: Image.Image, *, longest_px: int) -> bytes:

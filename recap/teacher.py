@@ -44,7 +44,8 @@ def plan_of(cfg: TeacherConfig, *, kinds: Sequence[str], num_pictures: int) -> d
     return endpoint.plan_of(
         cfg.endpoint,
         num=num_pictures,
-        num_bytes=len(cfg.instruction.encode()) + len(repr(schema_of(kinds))),
+        num_bytes=len(cfg.instruction.encode()),
+        schema=schema_of(kinds),
         has_pictures=True,
         output_tokens=sum(USUAL_TOKENS.get(kind, MANY_TOKENS) for kind in kinds),
     )
@@ -66,6 +67,8 @@ class Counts(NamedTuple):
     rows_out: int
     gated: int
     by_rule: dict[str, int]
+    served_by: dict[str, int]
+    """Questions by the model that the server named."""
 
 
 def refuse_processes() -> None:
@@ -140,7 +143,11 @@ def write_parts(
         for name in [name for name, num in left.items() if not num]:
             store(run.out, name, [])
         done = ask_all(
-            requests(), cfg=vlm.endpoint, ledger=vlm.ledger or run.out / LEDGER, on_answer=keep
+            requests(),
+            cfg=vlm.endpoint,
+            ledger=vlm.ledger or run.out / LEDGER,
+            on_answer=keep,
+            out=run.out,
         )
     endpoint.tell(run, [done])
     if lost:
@@ -154,6 +161,7 @@ def write_parts(
         rows_out=finished.num_captions - finished.num_gated,
         gated=finished.num_gated,
         by_rule=dict(sorted(finished.rules.items())),
+        served_by=endpoint.served_by(run.out),
     )
 
 

@@ -36,6 +36,9 @@ class EndpointRewriter:
     ledger: Path
     """File that keeps every answer."""
 
+    out: Path
+    """Run folder, in which is noted who answered."""
+
     temperature: float = 1.0
     """Of the attempts after the first."""
 
@@ -60,7 +63,9 @@ class EndpointRewriter:
             text = one_line(answer.text)
             found[answer.key] = text if answer.rule is None else Unwritten(answer.rule, text)
 
-        done = ask_all(requests(), cfg=self._asked(attempt), ledger=self.ledger, on_answer=keep)
+        done = ask_all(
+            requests(), cfg=self._asked(attempt), ledger=self.ledger, on_answer=keep, out=self.out
+        )
         self.done.append(done)
         return [found[_key(text, attempt)] for text in texts]
 
@@ -87,6 +92,7 @@ def open_endpoint(cfg: UpsampleConfig, *, out: Path) -> EndpointRewriter:
         endpoint=cfg.endpoint,
         instruction=filled(cfg.instruction, cfg.limits),
         ledger=cfg.ledger or out / LEDGER,
+        out=out,
         temperature=cfg.temperature,
     )
 

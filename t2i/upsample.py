@@ -21,7 +21,7 @@ from launch.parts import pending, take
 from launch.processes import device, set_threads, wait_for_everyone, world_size
 from launch.run import Run
 from recap.claims import Claim, from_json
-from recap.endpoint import tell
+from recap.endpoint import served_by, tell
 from t2i.artifacts import (
     PROMPTS,
     VERSIONS,
@@ -122,6 +122,7 @@ def upsample(cfg: UpsampleConfig, run: Run) -> None:
             **counts,
         },
         parts=["prompts.parquet", "rewrites.parquet"],
+        recipe=None if cfg.endpoint is None else {"served_by": served_by(run.out)},
     )
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from launch.config import find_config, load
 from launch.errors import ArtifactError, CaptionmixError, ConfigError, InputError, StoppedError
 from launch.manifest import read_manifest
 from launch.run import Run
+from recap.pictures import decode
 from t2i.artifacts import Prompt, prompt_id, write_prompts
 from t2i.questions import Question, to_json
 from tests.recap.chat_server import KEY, ChatServer
@@ -271,6 +273,19 @@ def test_real_pictures_are_judged_as_a_ceiling(make: Any, tmp_path: Path) -> Non
         scores = judged(config(made, server, images, "asked.ask=[prompt]"), tmp_path / "out")
     arms = scores.table["arm"].to_pylist()
     assert arms.count("(pictures)") == 2 * made.num
+
+
+def test_pictures_of_any_size_that_was_ingested_or_drawn_are_judged(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = drawn_at(tmp_path, make, num=8)
+    # Whoever names no limit has one that none of these pictures passes.
+    monkeypatch.setattr("recap.pictures.decode", partial(decode, max_pixels=100))
+    with served(saying=clear) as server:
+        images = f"images={tmp_path / 'world/images'}"
+        scores = judged(config(made, server, images, "asked.ask=[prompt]"), tmp_path / "out")
+        assert server.wrong == []
+    assert scores.manifest.counts["rows_out"] == 6 * made.num
 
 
 # --------------------------------------------------------------------------- starting again

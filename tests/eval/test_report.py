@@ -160,6 +160,26 @@ def test_photographs_without_claims_have_a_report(tmp_path: Path) -> None:
     assert "Precision and recall are not measured" in page
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_ranking_by_a_public_clip_says_that_nobody_checked_it(tmp_path: Path) -> None:
+    unchecked = "whether this public CLIP finds the text that belongs to a picture was not checked"
+    primary = PrimaryConfig(better="dsc", than="real", style="human", metric="clip_similarity")
+    cfg = build(tmp_path, Study(has_claims=False, primary=primary, moments=(300,)))
+    fitted = write_report(tmp_path / "fitted", cfg)
+    public = write_report(tmp_path / "public", replace(cfg, judge=None))
+    assert unchecked not in headline_of(fitted)
+    told = headline_of(public)
+    assert told.removesuffix(".").startswith(headline_of(fitted).removesuffix("."))
+    assert f"{unchecked} on these pictures." in told
+    assert unchecked in " ".join((public / SUMMARY).read_text().split())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_other_scores_than_a_public_clip_s_say_nothing_of_it(tmp_path: Path) -> None:
+    cfg = build(tmp_path, Study(is_detected=True, moments=(300,)))
+    assert "public CLIP" not in headline_of(write_report(tmp_path / "a", replace(cfg, judge=None)))
+
+
 def test_a_small_training_set_is_called_small(default: tuple[Path, ReportConfig]) -> None:
     folder, _ = default
     assert "1 training pictures are few" in (folder / PAGE).read_text()

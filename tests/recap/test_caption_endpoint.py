@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from launch.errors import ConfigError
 from launch.manifest import read_manifest
 from launch.run import Run
 from recap.artifacts import open_captions
-from recap.caption import caption
+from recap.caption import caption, refuse_unfit
+from recap.captioner_settings import READERS, refuse_unread
+from recap.captioner_source import Family, Source
 from recap.config import (
     CaptionConfig,
     DecodeConfig,
@@ -22,6 +25,7 @@ from recap.config import (
     GateConfig,
     IngestConfig,
     SplitConfig,
+    TagsConfig,
     VlmConfig,
 )
 from recap.ingest import ingest
@@ -95,6 +99,7 @@ def test_every_picture_has_a_caption_of_the_kind_or_a_rule(images: Path, tmp_pat
     assert made.recipe["endpoint"]["model"] == "seer"
     assert made.recipe["vlm"]["instruction"] == "Tell the mood of the picture."
     assert "base_url" not in made.recipe["endpoint"]
+    assert made.recipe["served_by"] == {"not told": 30}
 
 
 def test_answers_of_an_earlier_run_cost_nothing_again(images: Path, tmp_path: Path) -> None:
@@ -118,6 +123,35 @@ def test_a_dry_run_tells_the_price_and_asks_nobody(
     assert "expected tokens: about" in said
     assert "seer at http://localhost:1/v1" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "said"),
+    [
+        ("endpoint", {"seed": 3}, r"seed=3: .*Leave it out, or give endpoint\.seed"),
+        ("endpoint", {"batch_size": 8}, r"batch_size=8: .*or give endpoint\.concurrency"),
+        ("endpoint", {"num_workers": 2}, "num_workers=2: .*taggers of"),
+        ("endpoint", {"threads": 2}, "threads=2: .* does not read it"),
+        ("timm", {"precision": "bfloat16"}, "precision=bfloat16: .*for captioners of .*transform"),
+        ("tagger", {"seed": 3}, r"seed=3: .*transformers models\. Leave it out\.$"),
+        ("tagger", {"tags": TagsConfig(channels="bgr")}, "tags.channels=bgr: .*for timm's"),
+        ("transformers", {"vlm": VlmConfig(ledger=Path("a"))}, "vlm.ledger=a: .*for endpoints"),
+        ("transformers", {"decode": DecodeConfig(num_beams=2)}, "decode.num_beams=2: "),
+    ],
+)
+def test_a_setting_that_the_captioner_does_not_read_is_refused_by_name(
+    family: Family, change: dict[str, Any], said: str
+) -> None:
+    plain = CaptionConfig(images=Path("i"), captioner=Path("some/captioner"), kind="dsc")
+    source = Source(family, plain.captioner, plain.captioner, {})
+    refuse_unread(plain, source)
+    with pytest.raises(ConfigError, match=said):
+        refuse_unfit(replace(plain, **change), source)
+    refuse_unread(replace(plain, **change), source._replace(family=READERS[said_name(said)][0]))
+
+
+def said_name(said: str) -> str:
+    return said.split("=")[0]
 
 
 def test_an_endpoint_needs_an_instruction_and_no_decoding(images: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from recap import teacher
@@ -15,8 +16,10 @@ from recap.answers import Body, fits, judged, read_objects, refuse_schema
 from recap.asking import read_key
 from recap.chat import asked_wait, data_url
 from recap.config import EndpointConfig
-from recap.endpoint import Answer, Answers, Request, ask_all
+from recap.endpoint import Answer, Answers, Request, ask_all, expect, served_by
 from recap.pace import Pace, Purse, Stopped
+from recap.pictures import as_jpeg
+from recap.served import NOTES
 from tests.recap.chat_server import KEY, ChatServer
 
 SCHEMA = {
@@ -193,6 +196,72 @@ def test_what_the_model_does_wrong_has_a_name_and_is_final(tmp_path: Path, rule:
         assert {answer.rule for answer in found.values()} == {rule}
         again, _ = ask(tmp_path, config(server), questions(10, schema=SCHEMA))
     assert (again.num_asked, again.rejected) == (0, {rule: 10})
+
+
+def test_a_content_filter_s_refusal_is_final_whichever_way_the_server_tells_it(
+    tmp_path: Path,
+) -> None:
+    said = "The response was filtered: content_filter"
+    with texts() as server:
+        ask(tmp_path, config(server), questions(1))
+        server.trouble = lambda number, asking: (400, said)
+        done, found = ask(tmp_path, config(server), questions(4, schema=SCHEMA))
+        assert done.rejected == {"refusal": 4}
+        asked = sum(server.asked.values())
+        again, same = ask(tmp_path, config(server), questions(4, schema=SCHEMA))
+        assert sum(server.asked.values()) == asked
+    assert (again.num_asked, again.num_old, again.rejected) == (0, 4, {"refusal": 4})
+    assert {answer.text for answer in same.values()} == {found["0"].text}
+    assert said in found["0"].text
+
+
+@pytest.mark.parametrize("schema", [None, SCHEMA], ids=["words", "schema"])
+@pytest.mark.parametrize("has_picture", [False, True], ids=["text", "picture"])
+def test_a_plan_tells_at_most_what_the_purse_sets_aside(
+    tmp_path: Path, schema, has_picture: bool
+) -> None:
+    picture = as_jpeg(Image.new("RGB", (9, 9)), longest_px=9) if has_picture else None
+    said = '{"yes": true}'
+    with ChatServer(saying=lambda n: said, has_schema=False, has_picture=has_picture) as server:
+        cfg = config(server, **PRICES)
+        request = Request(
+            key="a", instruction="Sag, was du siehst: ä.", text="ö?", picture=picture, schema=schema
+        )
+        ask(tmp_path, cfg, iter([request]))
+    lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    told = expect(
+        cfg,
+        num=3,
+        num_bytes=len((request.instruction + request.text).encode()),
+        has_pictures=has_picture,
+        output_tokens=9,
+        schema=schema,
+    )
+    assert told.most_usd == 3 * lines[0]["most"] / 1e12
+    assert told.usd < told.most_usd
+
+
+def test_answers_are_counted_by_the_model_that_gave_them_though_a_run_was_killed(
+    tmp_path: Path,
+) -> None:
+    out, old = tmp_path / "out", []
+
+    def asked(server: ChatServer, num: int) -> dict[str, int]:
+        requests = (r for r in questions(num) if r.key not in old)
+        ask_all(requests, cfg=config(server), ledger=tmp_path / "ledger.jsonl", out=out)
+        return served_by(out)
+
+    with texts(version="seer-1") as server:
+        assert asked(server, 3) == {"seer-1": 3}
+        old += ["0", "1"]  # whose part was written before the kill
+        with (out / NOTES).open("a") as file:
+            file.write('{"key": "to')
+        server.version = "seer-2"
+        assert asked(server, 5) == {"seer-1": 3, "seer-2": 2}
+        server.version = None
+        assert asked(server, 6) == {"not told": 1, "seer-1": 3, "seer-2": 2}
+        server.trouble = lambda number, asking: 400
+        assert asked(server, 8) == {"not told": 1, "seer-1": 3, "seer-2": 2}
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_every_picture_is_fused_kept_or_counted_under_a_rule(world: Path, tmp_pa
     assert broken["a boat of 1987"] == ["lost_numbers"]
     assert "lost_quoted" in broken['a boat called "Sea Bird"']
     assert made.recipe["gated_by_rule"]["lost_names"] == 2
+    assert made.recipe["served_by"] == {"not told": 35}
     assert not any(KEY.encode() in path.read_bytes() for path in out.rglob("*") if path.is_file())
 
 

@@ -219,6 +219,23 @@ def test_a_ledger_may_serve_a_larger_choice_of_pictures(images: Path, tmp_path: 
     assert len(server.answered) == sum(server.answered.values()) == 30
 
 
+def test_two_models_under_one_name_are_counted_and_told(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = f"vlm.ledger={tmp_path / 'answers.jsonl'}"
+    with ChatServer(version="seer-1") as server:
+        written(config(server, images, shared, "num_pictures=4"), tmp_path / "few")
+        assert "more than one model" not in capsys.readouterr().out
+        server.version = "seer-2"
+        written(config(server, images, shared, "num_pictures=10"), tmp_path / "many")
+    assert "more than one model answered under this name (seer-1 4, seer-2 6)" in (
+        capsys.readouterr().out
+    )
+    few, many = (artifacts.open_captions(tmp_path / name) for name in ("few", "many"))
+    assert few.manifest.recipe["served_by"] == {"seer-1": 4}
+    assert many.manifest.recipe["served_by"] == {"seer-1": 4, "seer-2": 6}
+
+
 def test_pictures_are_chosen_by_key_and_the_choice_nests(images: Path, tmp_path: Path) -> None:
     with ChatServer() as server:
         few, many = (config(server, images, f"num_pictures={num}") for num in (10, 30))
@@ -306,6 +323,26 @@ def test_pictures_that_the_server_failed_for_are_asked_again_by_the_same_command
     captions = artifacts.open_captions(out)
     assert captions.table.num_rows == 120
     assert captions.manifest.recipe["code"] == CODE
+
+
+def test_what_the_server_refuses_stays_in_its_part_and_another_folder_asks_for_it_alone(
+    images: Path, tmp_path: Path
+) -> None:
+    words = ("num_pictures=12", "vlm.gates.max_gated_share=1", f"vlm.ledger={tmp_path / 'a.jsonl'}")
+    trouble = lambda number, asking: 413 if number % 4 == 0 else None  # noqa: E731
+    with ChatServer(trouble=trouble) as server:
+        cfg = config(server, images, *words)
+        written(cfg, tmp_path / "first")
+        num = 12 - len(server.answered)
+        server.trouble = lambda number, asking: None
+        written(cfg, tmp_path / "first")
+        assert sum(server.asked.values()) == 12
+        written(cfg, tmp_path / "second")
+        assert sum(server.asked.values()) == 12 + num
+    first, second = (artifacts.open_captions(tmp_path / name) for name in ("first", "second"))
+    assert first.manifest.recipe["gated_by_rule"] == {"picture_too_large": 2 * num}
+    assert second.manifest.recipe["gated_by_rule"] == {}
+    assert 0 < num < 8
 
 
 def test_several_processes_are_refused_before_anything_is_asked(

@@ -118,6 +118,7 @@ def test_every_prompt_is_asked_once_and_rewritten(
     with Scribe() as server:
         made = open_prompts(make(server, prompts, tmp_path / "out"))
     assert server.wrong == []
+    assert made.manifest.recipe["served_by"] == {"not told": NUM}
     assert set(server.answered.values()) == {1}
     assert len(server.answered) == NUM
     assert made.manifest.counts["attempt_1"] == made.manifest.counts["rewritten"] == NUM
