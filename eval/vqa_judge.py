@@ -27,6 +27,10 @@ from t2i.artifacts import Prompt
 
 METRIC: Final = "phrases_yes"
 
+CODE: Final = 1
+"""Version of phrases, questions and reading; raised whenever the same model and pictures give other
+scores."""
+
 PART: Final = 256
 """Pictures of a part."""
 

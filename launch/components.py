@@ -77,3 +77,17 @@ def digest_folder(folder: Path, *, what: str, suffixes: Collection[str] = COMPON
         raise ArtifactError(f"{folder}: holds no safetensors file; expected an {what}.")
     lines = [f"{p.relative_to(folder)} {digest_file(p)}" for p in files]
     return digest_bytes("\n".join(lines).encode())
+
+
+def refuse_unloaded(folder: str | Path, missing: Collection[str], *, what: str) -> None:
+    """Refuse a model for which transformers invented weights that its folder lacks.
+
+    Raises:
+        ArtifactError: A weight was not there.
+    """
+    if missing:
+        raise ArtifactError(
+            f"{folder}: has no weights for {min(missing)} ({len(missing)} in all), which would be "
+            f"random numbers; expected a whole {what}. Give the folder or file of one, as "
+            "`save_pretrained` writes it."
+        )

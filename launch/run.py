@@ -299,6 +299,10 @@ def tidy(folder: Path) -> None:
     (folder / "begun.json").unlink(missing_ok=True)
 
 
+SOURCES = frozenset({"source", "captioner", "rewriter"})
+"""Roles of inputs that may be no artifact; the verb says what they hold now."""
+
+
 def refuse_stale(folder: Path, *, verb: str, config: Any, source: str | None = None) -> None:
     """Refuse a complete folder that the same command would fill otherwise now.
 
@@ -318,10 +322,10 @@ def refuse_stale(folder: Path, *, verb: str, config: Any, source: str | None = N
     changed = differences(comparable(done.recipe, config), new)
     for was in done.inputs:
         path, now = Path(was.path), None
-        if was.role == "source":
-            now = source
-        elif manifests.is_complete(path):
+        if manifests.is_complete(path) and was.role != "source":
             now = manifests.read_manifest(path).digest
+        elif was.role in SOURCES:
+            now = source
         if now is not None and now != was.digest:
             changed.append(f"{was.role} {was.path}: {was.digest[:12]} -> {now[:12]}")
     if changed:

@@ -114,7 +114,9 @@ def _check_settings(plan: Plan) -> None:
     """Let every stage refuse wrong settings of any of its steps before the first one runs."""
     for stage in dict.fromkeys(i.words[0] for i in plan.instances):
         lines = "".join(
-            json.dumps(i.words[1:]) + "\n" for i in plan.instances if i.words[0] == stage
+            json.dumps([2 if i.started_by else 1, *i.words[1:]]) + "\n"
+            for i in plan.instances
+            if i.words[0] == stage
         )
         done = subprocess.run(
             [sys.executable, "-m", stage, "check"], input=lines, text=True, stderr=subprocess.PIPE

@@ -24,7 +24,7 @@ from typing import Any
 from launch import config as configs
 from launch.errors import CaptionmixError, InputError
 from launch.manifest import is_complete
-from launch.processes import end_with_launcher
+from launch.processes import end_with_launcher, world_size
 from launch.run import Run, refuse_stale
 
 ANSWER = "\x1eexit code "
@@ -46,7 +46,10 @@ class Verb:
 
     source: str | None = None
     """Function `(cfg)` as `module:name` that digests an input which is no artifact, as it is now,
-    or returns None where it is no longer at hand; the run notes it under the role `source`."""
+    or returns None where it is no longer at hand; the run notes it under a role of `SOURCES`."""
+
+    is_parallel: bool = False
+    """Several processes may do it together."""
 
 
 def main(stage: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -> int:
@@ -109,6 +112,7 @@ def guarded(work: Any) -> int:
 
 def _run(stage: str, verb: Verb, arguments: argparse.Namespace) -> None:
     end_with_launcher()
+    _refuse_processes(stage, verb, num=world_size())
     cfg = _load(verb, arguments)
     if arguments.out is None:
         raise InputError(f"{stage} {verb.name}: give --out DIR, the folder to write.")
@@ -139,17 +143,28 @@ def _load(verb: Verb, arguments: argparse.Namespace) -> Any:
     return configs.load(load_name(verb.config), files, overrides)
 
 
+def _refuse_processes(stage: str, verb: Verb, *, num: int) -> None:
+    """Refuse several processes that would each do the same work in one folder."""
+    if num > 1 and not verb.is_parallel:
+        raise InputError(
+            f"{stage} {verb.name}: is done by one process, and {num} were started. Start it "
+            "without a launcher; in a study, take `started_by` from its step."
+        )
+
+
 def _check(stage: str, table: dict[str, Verb]) -> None:
-    """Refuse wrong settings of many runs at once: JSON lists of words on standard input.
+    """Refuse wrong settings of many runs at once: JSON lists on standard input, of the number of
+    processes and the words of each.
 
     A study asks this before it starts anything, so that its last step is not refused after hours,
     and a folder that is complete is not taken for what other settings or inputs would make.
     """
     for line in sys.stdin:
-        name, *words = json.loads(line)
+        num, name, *words = json.loads(line)
         if name not in table:
             raise InputError(f"unknown verb {name!r}; expected one of {', '.join(table)}.")
         verb = table[name]
+        _refuse_processes(stage, verb, num=num)
         arguments = _parser("check", verb).parse_args(words)
         cfg = _load(verb, arguments)
         if arguments.out is not None and is_complete(arguments.out):

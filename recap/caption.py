@@ -62,7 +62,7 @@ def caption(cfg: CaptionConfig, run: Run) -> None:
         asked = as_teacher(cfg)
         teacher.refuse_processes()
         plan |= teacher.plan_of(asked, kinds=[cfg.kind], num_pictures=num_pictures)
-        if run.start(plan, recipe={"code": CODE}):
+        if run.start(plan, recipe={"code": CODE, "asking": teacher.CODE}):
             from_endpoint(asked, run, kind=cfg.kind, images=images, rows_of=rows_of)
         return
     plan["computing"] = f"on {device().type} in {cfg.precision}"

@@ -8,14 +8,17 @@ wrong is refused before work starts.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from launch.components import COMPONENT_FILES, digest_folder, fetch
 from launch.errors import ArtifactError, InputError
 from launch.manifest import is_complete, read_manifest
-from launch.run import Run
 from recap.artifacts import CAPTIONER, TAGGER, VERSION
+from recap.config import CaptionConfig
 from recap.vlm_source import read_config
+
+if TYPE_CHECKING:
+    from launch.run import Run
 
 OPEN_CLIP: Final = "open_clip:"
 
@@ -119,3 +122,21 @@ def note_captioner(run: Run, source: Source) -> None:
         case "timm" | "transformers":
             digest = digest_folder(source.folder, what=CAPTIONER, suffixes=FILES)
             run.external_input("captioner", source.spec, digest)
+
+
+def source_digest(cfg: CaptionConfig) -> str | None:
+    """Return the digest of a captioner that is no artifact of ours, as it lies here now.
+
+    None for an artifact, an endpoint, a hub id and weights that a tag names: no hub is asked.
+    """
+    spec = cfg.captioner
+    if str(spec).startswith(OPEN_CLIP):
+        _, _, file = str(spec).partition("@")
+        if not file or not Path(file).is_file():
+            return None
+        from recap.captioner.starting import find_public
+
+        return find_public(spec).digest
+    if not spec.is_dir() or is_complete(spec) or _is_unfinished(spec):
+        return None
+    return digest_folder(spec, what=CAPTIONER, suffixes=FILES)

@@ -23,7 +23,7 @@ from launch import keyed
 from launch.checkpoint import FOLDER, Average, Checkpoints, restore, training_tensors
 from launch.errors import ArtifactError, InputError, StoppedError
 from launch.manifest import write_json
-from launch.processes import device, set_threads, world_size
+from launch.processes import device, set_threads
 from launch.run import Run
 from launch.training import EpochOrder, average_decay, initial_weights, is_due, learning_rate
 from recap import artifacts
@@ -63,11 +63,6 @@ def fit_tagger(cfg: FitTaggerConfig, run: Run) -> None:
     run.input("images", cfg.images, artifact=artifacts.IMAGES)
     for path in cfg.captions:
         run.input("captions", path, artifact=artifacts.CAPTIONS)
-    if world_size() > 1:
-        raise InputError(
-            "recap fit-tagger: a tagger is small and is fitted by one process, and "
-            f"{world_size()} were started. Start it without a launcher."
-        )
     images = artifacts.open_images(cfg.images)
     annotated = read_annotated(images, cfg)
     split = choose_split(images, annotated, cfg)

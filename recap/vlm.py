@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from launch.components import refuse_unloaded
 from launch.errors import ArtifactError, ConfigError, InputError
 from recap.artifacts import Images
 from recap.config import DecodeConfig, VlmConfig
@@ -212,8 +213,9 @@ def open_vlm(
     from transformers import AutoModelForImageTextToText
 
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, told = AutoModelForImageTextToText.from_pretrained(
             str(folder),
+            output_loading_info=True,
             dtype=getattr(torch, precision),
             use_safetensors=True,
             trust_remote_code=False,
@@ -224,6 +226,7 @@ def open_vlm(
             f"{folder}: transformers cannot load it ({error}). Fetch the whole folder of the model "
             "again."
         ) from error
+    refuse_unloaded(folder, told["missing_keys"], what="model that writes about pictures")
     return VlmCaptioner(
         model.eval().requires_grad_(False).to(device),
         open_processor(folder),

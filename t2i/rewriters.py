@@ -13,11 +13,10 @@ B batch, L tokens of the input, V vocabulary, K tokens written
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,17 +25,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from launch import keyed
-from launch.components import Component, locate
+from launch.components import refuse_unloaded
 from launch.errors import ArtifactError, ConfigError
-from launch.manifest import digest_bytes, digest_file, is_complete
-from t2i.artifacts import REWRITER, text_digest
+from launch.manifest import is_complete
+from t2i.artifacts import text_digest
 from t2i.conditioning import length_batches, pad
 from t2i.config import RewriteLimits, UpsampleConfig
+from t2i.rewriter_source import GGUF
 
 STREAM = "upsample.words"
 """Stream of the draws."""
-
-GGUF = ".gguf"
 
 
 class Unwritten(NamedTuple):
@@ -60,17 +58,6 @@ class Rewriter(Protocol):
             texts: Prompts; a rewrite depends on its own alone.
             attempt: Counted from 1; another attempt gives another text.
         """
-
-
-def find_rewriter(source: Path) -> Component:
-    """Find a rewriter and digest it: an artifact of ours, a folder, a GGUF file or a hub id."""
-    if source.suffix == GGUF:
-        if not source.is_file():
-            raise ConfigError(f"{source}: no such file; give the GGUF file's own path")
-        beside = sorted(p for p in source.parent.iterdir() if p.suffix in {".json", ".jinja"})
-        lines = [f"{path.name} {digest_file(path)}" for path in (source, *beside)]
-        return Component(str(source), digest_bytes("\n".join(lines).encode()))
-    return locate(source, artifact=REWRITER)
 
 
 def open_rewriter(cfg: UpsampleConfig, *, device: torch.device) -> Rewriter:
@@ -147,7 +134,11 @@ def _load(folder: str, settings: dict[str, Any], *, precision: str) -> tuple[Any
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if "gguf_file" not in settings:
         settings = {**settings, "use_safetensors": True}
-    return loader.from_pretrained(folder, dtype=getattr(torch, precision), **settings), tokenizer
+    model, told = loader.from_pretrained(
+        folder, dtype=getattr(torch, precision), output_loading_info=True, **settings
+    )
+    refuse_unloaded(folder, told["missing_keys"], what="language model")
+    return model, tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,12 +215,13 @@ class ModelRewriter:
             chooser.append(
                 KeyedChoice(drawn, start=start, temperature=self.temperature, top_p=self.top_p)
             )
-        out = self.model.generate(
-            input_ids=torch.from_numpy(ids).to(self.model.device),
-            attention_mask=torch.from_numpy(mask).long().to(self.model.device),
-            generation_config=self._generation(pad_id),
-            logits_processor=chooser,
-        )
+        with self._without_own_choices(pad_id) as settings:
+            out = self.model.generate(
+                input_ids=torch.from_numpy(ids).to(self.model.device),
+                attention_mask=torch.from_numpy(mask).long().to(self.model.device),
+                generation_config=settings,
+                logits_processor=chooser,
+            )
         return [self._text(row[start:], end) for row in out.tolist()]
 
     def _special(self) -> tuple[set[int], int]:
@@ -245,19 +237,27 @@ class ModelRewriter:
         pad_id = self.tokenizer.pad_token_id
         return ends, min(ends) if pad_id is None else pad_id
 
-    def _generation(self, pad_id: int) -> Any:
-        """Give the model's own generation settings, with every choice of words left to us."""
-        config = copy.deepcopy(self.model.generation_config)
-        chosen = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "max_length": None}
-        unset = {"min_p": None, "typical_p": None, "min_length": None, "min_new_tokens": None}
-        for name, value in {**chosen, **unset}.items():
-            if hasattr(config, name):
-                setattr(config, name, value)
-        config.do_sample, config.num_beams = False, 1
-        config.max_new_tokens, config.pad_token_id = self.max_tokens, pad_id
-        if config.eos_token_id is None:
-            config.eos_token_id = self.tokenizer.eos_token_id
-        return config
+    @contextlib.contextmanager
+    def _without_own_choices(self, pad_id: int) -> Iterator[Any]:
+        """Give settings that leave every choice of words to us: of the model's own, its tokens.
+
+        What such settings leave open `generate` would take from the model's own (a penalty on
+        repetition, say, which also falls on the words that a rewrite must keep).
+        """
+        from transformers import GenerationConfig
+
+        was = self.model.generation_config
+        names = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+        kept = {n: found for n in names if (found := getattr(was, n, None)) is not None}
+        kept.setdefault("eos_token_id", self.tokenizer.eos_token_id)
+        self.model.generation_config = GenerationConfig(**kept, pad_token_id=pad_id)
+        try:
+            yield GenerationConfig(
+                **kept, pad_token_id=pad_id, do_sample=False, num_beams=1,
+                max_new_tokens=self.max_tokens,
+            )  # fmt: skip
+        finally:
+            self.model.generation_config = was
 
     def _text(self, tokens: Sequence[int], end: set[int]) -> str:
         """Give the text up to its end, on one line; nothing where it has none."""

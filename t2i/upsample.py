@@ -36,7 +36,8 @@ from t2i.artifacts import (
 from t2i.config import UpsampleConfig
 from t2i.endpoint_rewriter import EndpointRewriter, endpoint_plan, open_endpoint
 from t2i.rewrite_rules import broken_rules
-from t2i.rewriters import Rewriter, Unwritten, find_rewriter, open_rewriter
+from t2i.rewriter_source import find_rewriter
+from t2i.rewriters import Rewriter, Unwritten, open_rewriter
 
 CODE = 2
 """Version of rules and choice of words; raised whenever the same settings give other rewrites."""

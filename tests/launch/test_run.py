@@ -48,6 +48,24 @@ def test_a_changed_key_stops_with_the_difference_shown(tmp_path: Path) -> None:
     assert "recipe.upto: 3 -> 4" in changed.stderr
 
 
+def test_processes_that_would_all_do_the_same_work_are_refused(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "stage_for_tests",
+        "count",
+        "--out",
+        str(tmp_path / "n"),
+        "upto=3",
+    ]
+    for rank in ("0", "1"):
+        env = {**ENV, "RANK": rank, "WORLD_SIZE": "2"}
+        refused = subprocess.run(words, capture_output=True, text=True, env=env)
+        assert refused.returncode == 2
+        assert "is done by one process, and 2 were started" in refused.stderr
+    assert not (tmp_path / "n").exists()
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     done = call("count", "--out", str(tmp_path / "n"), "--dry-run", "upto=3")
     assert done.returncode == 0
@@ -115,6 +133,17 @@ def study(tmp_path: Path) -> Path:
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
     return path
+
+
+def test_a_study_refuses_processes_for_a_step_of_one_before_it_starts(
+    study: Path, tmp_path: Path
+) -> None:
+    study.write_text(study.read_text().replace("  last:\n", "  last:\n    started_by: cpu_2\n"))
+    words = ["study", "--config", str(study), "--out", str(tmp_path / "out")]
+    refused = call(*words, module="launch")
+    assert refused.returncode == 2
+    assert "stage_for_tests count: is done by one process, and 2 were started" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_steps_repeat_for_each_arm_and_seed_and_name_their_inputs(study: Path) -> None:

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from launch.components import digest_folder
 from launch.errors import ArtifactError, ConfigError, InputError
 from launch.manifest import read_manifest
-from launch.run import Run
+from launch.run import Run, refuse_stale
 from recap.artifacts import open_captions
 from recap.caption import caption
-from recap.captioner_source import FILES, find_captioner
+from recap.captioner_source import FILES, find_captioner, source_digest
 from recap.config import (
     CaptionConfig,
     DecodeConfig,
@@ -256,6 +256,18 @@ def test_a_chat_model_captions_parts_with_its_digest_and_instruction_in_the_reci
     assert accepted.num_rows + gated.num_rows == made.counts["rows_in"] > 0
 
 
+def test_captions_of_a_model_that_changed_in_its_place_are_stale(
+    folders: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    mine = copied(folders["git"], tmp_path / "git")
+    cfg = settings(images, mine)
+    out = start(cfg, tmp_path / "captions")
+    refuse_stale(out, verb="recap caption", config=cfg, source=source_digest(cfg))
+    (mine / "added.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"captioner .*git: \w+ -> "):
+        refuse_stale(out, verb="recap caption", config=cfg, source=source_digest(cfg))
+
+
 def test_another_instruction_in_the_same_folder_is_refused(
     folders: dict[str, Path], images: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +302,19 @@ def test_pickled_weights_are_refused(
     (folder / "model.safetensors").unlink()
     said = r"has pytorch_model.bin and no \*.safetensors.*convert the weights"
     refused(settings(images, folder), tmp_path / "out", ArtifactError, said)
+
+
+def test_weights_that_a_folder_lacks_are_refused_and_not_drawn_at_random(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["blip"], tmp_path / "blip")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "text_decoder" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    cpu = torch.device("cpu")
+    with pytest.raises(ArtifactError, match=r"no weights for text_decoder"):
+        open_vlm(folder, vlm=VlmConfig(), batch_size=8, device=cpu, precision="float32")
 
 
 def test_a_model_with_code_of_its_own_is_refused(

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from launch.config import build
 from launch.errors import ArtifactError, ConfigError, StoppedError
-from launch.run import Run
+from launch.run import Run, refuse_stale
 from recap.claims import read, to_json
 from t2i import upsample as verb
 from t2i.artifacts import (
@@ -27,7 +27,8 @@ from t2i.artifacts import (
 from t2i.config import FitRewriterConfig, PromptsConfig, UpsampleConfig
 from t2i.fit_rewriter import build as build_t5
 from t2i.fit_text_encoder import train_tokenizer
-from t2i.rewriters import ModelRewriter, choose, find_rewriter, open_rewriter
+from t2i.rewriter_source import find_rewriter, source_digest
+from t2i.rewriters import ModelRewriter, choose, open_rewriter
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import payload, run_verb
@@ -81,7 +82,8 @@ def save(model: Any, folder: Path, *, template: str | None) -> Path:
     tokenizer = words()
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
-    model.generation_config.eos_token_id = ENDS
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = ENDS
     model.save_pretrained(folder)
     return folder
 
@@ -341,6 +343,44 @@ def test_a_causal_model_without_a_chat_template_is_refused(
         opened(prompts, folder)
 
 
+def test_a_changed_rewriter_makes_its_prompts_stale_and_an_unchanged_one_does_not(
+    tmp_path: Path, prompts: Path, causal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(causal, mine)
+    cfg = config(prompts, mine, max_fallback_share=1.0)
+    make(
+        tmp_path / "out", prompts, mine, Answers(lambda text, attempt: ""), monkeypatch,
+        max_fallback_share=1.0,
+    )  # fmt: skip
+    refuse_stale(tmp_path / "out", verb="t2i upsample", config=cfg, source=source_digest(cfg))
+    (mine / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ConfigError, match=r"rewriter .*mine: \w+ -> "):
+        refuse_stale(tmp_path / "out", verb="t2i upsample", config=cfg, source=source_digest(cfg))
+
+
+def test_weights_that_a_folder_lacks_are_refused_and_not_drawn_at_random(
+    tmp_path: Path, prompts: Path, causal: Path
+) -> None:
+    folder = save(
+        LlamaForCausalLM.from_pretrained(causal).model, tmp_path / "body", template=TEMPLATE
+    )
+    with pytest.raises(ArtifactError, match=r"no weights for lm_head.weight"):
+        opened(prompts, folder)
+
+
+def test_penalties_of_the_models_own_do_not_count(
+    tmp_path: Path, prompts: Path, causal: Path
+) -> None:
+    plain = opened(prompts, causal)
+    penalised = opened(prompts, causal)
+    penalised.model.generation_config.repetition_penalty = 5.0
+    penalised.model.generation_config.no_repeat_ngram_size = 1
+    wishes = ["a red ring", "two green squares"]
+    assert penalised.rewrite(wishes, 1) == plain.rewrite(wishes, 1)
+    assert penalised.model.generation_config.repetition_penalty == 5.0
+
+
 def test_a_gguf_file_without_its_package_is_refused_by_name(
     tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +388,7 @@ def test_a_gguf_file_without_its_package_is_refused_by_name(
 
     file = tmp_path / "model.gguf"
     with pytest.raises(ConfigError, match=r"model.gguf: no such file"):
-        rewriters.find_rewriter(file)
+        find_rewriter(file)
     file.write_bytes(b"GGUF")
     monkeypatch.setattr(rewriters, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package `gguf`.*captionmix\[gguf\]"):
