@@ -28,7 +28,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 GPU = torch.device("cuda", 0)
 
 
-class Saved(Exception):
+class SavedError(Exception):
     """A fit has come to its first checkpoint, which cannot be written without numbers."""
 
 
@@ -77,7 +77,7 @@ def paper_gpu(patch: pytest.MonkeyPatch) -> Iterator[PaperGpu]:
 
     def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         gpu.saved_from |= {tensor.device for tensor in tensors.values()}
-        raise Saved
+        raise SavedError
 
     for name, one in (
         ("numpy", array),

@@ -18,7 +18,7 @@ from launch.run import Run
 from t2i.autoencoder import Autoencoder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from paper_gpu import GPU, Saved, paper_gpu
+from paper_gpu import GPU, SavedError, paper_gpu
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_clip_is_fitted_on_the_device(
     run = Run(out=tmp_path / "judge", verb="eval fit-judge", config=cfg)
     with paper_gpu(monkeypatch) as gpu:
         gpu.is_busy = True
-        with pytest.raises(Saved):
+        with pytest.raises(SavedError):
             fit_judge.fit_judge(cfg, run)
     run.close()
     assert gpu.num_steps == 2
@@ -60,7 +60,7 @@ def test_the_recogniser_is_fitted_on_the_device(
     run = Run(out=tmp_path / "judge", verb="eval fit-judge", config=cfg)
     with paper_gpu(monkeypatch) as gpu:
         gpu.is_busy = True
-        with pytest.raises(Saved):
+        with pytest.raises(SavedError):
             fit_recogniser(
                 small_world.pixels,
                 rebuilt=small_world.pixels,

@@ -18,7 +18,7 @@ from t2i.config import AutoencoderConfig, FitRewriterConfig, TextEncoderConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import Chain, chain, run_verb
-from paper_gpu import GPU, PaperGpu, Saved, paper_gpu
+from paper_gpu import GPU, PaperGpu, SavedError, paper_gpu
 
 SMALL = {"width": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 128, "max_tokens": 40}
 STEPS = {"samples": 48, "batch_size": 8, "checkpoint_samples": 24}
@@ -34,7 +34,7 @@ def begin(
 ) -> dict[str, Any]:
     """Run a fit to its first checkpoint; return what its recipe would be."""
     gpu.is_busy = True
-    with pytest.raises(Saved):
+    with pytest.raises(SavedError):
         run_verb(verb, function, cfg, out)
     assert gpu.num_steps == 3
     assert gpu.computed_on == gpu.saved_from == {GPU}
