@@ -35,7 +35,7 @@ from eval.tokens import Encoder, open_encoder, split_limit
 from launch import keyed
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import write_bytes
-from launch.processes import set_threads
+from launch.processes import noted_device, set_threads
 from launch.run import Run
 from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
 from recap.claims import AXES, Claim, Tally, compare, read
@@ -105,7 +105,9 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         "judge": "none" if cfg.judge is None else "its CLIP",
         "text encoders": ", ".join(f"{e.name} ({e.max_tokens})" for e in encoders) or "none",
     }
-    recipe = {"text_encoders": [[e.name, e.max_tokens] for e in encoders]}
+    recipe: dict[str, object] = {"text_encoders": [[e.name, e.max_tokens] for e in encoders]}
+    if cfg.judge is not None:
+        recipe |= noted_device()
     if not run.start(plan, recipe=recipe):
         return
     set_threads(cfg.threads)

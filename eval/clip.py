@@ -20,6 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from launch.processes import sent
+
 SIMILARITY_FORMULA = "100 * cos(picture, text)"
 DISTANCE_FORMULA = "clip(1 - cos(picture, text), 0, 2), clipped per pair"
 
@@ -97,7 +99,7 @@ class ClipScorer:
             num_real = len(batch)
             batch = functional.pad(batch, (0, 0, 0, 0, 0, 0, 0, batch_size - num_real))
             with torch.inference_mode():
-                encoded = self.model.encode_image(batch.to(device, self._dtype))
+                encoded = self.model.encode_image(sent(batch, device).to(self._dtype))
             features.append(_normalised(encoded[:num_real]))
         return np.concatenate(features) if features else np.zeros((0, 1), np.float32)
 
@@ -113,13 +115,12 @@ class ClipScorer:
             return TextFeatures(np.zeros((0, 1), np.float32), 0, 0)
         tokens = self.tokenise([self.prefix + text for text in distinct])
         order = np.argsort(tokens.num_tokens, kind="stable")
-        device = next(self.model.parameters()).device
         features: Float32[np.ndarray, "M D"] | None = None
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             padded = np.resize(rows, batch_size)  # repeats rows, so every batch has one shape
             with torch.inference_mode():
-                encoded = encode_text(self.model, tokens.ids[padded].to(device))
+                encoded = encode_text(self.model, tokens.ids[padded])
             part = _normalised(encoded)[: len(rows)]
             if features is None:
                 features = np.zeros((len(distinct), part.shape[1]), np.float32)
@@ -196,22 +197,27 @@ def encode_text(model: nn.Module, tokens: Int64[Tensor, "B L"]) -> Float[Tensor,
 
     A causal tower cannot look ahead, so the padding behind the end tokens only costs time. Models
     of another build are asked for their own `encode_text`.
+
+    Args:
+        model: The model, wherever it is.
+        tokens: Token ids, on the CPU: where they end is looked at, and a device is not waited for.
     """
     from open_clip.model import CLIP
     from open_clip.transformer import text_global_pool
 
+    device = next(model.parameters()).device
     if not (
         isinstance(model, CLIP)
         and model.attn_mask is not None
         and model.text_pool_type in ("argmax", "eos")
     ):
-        features: Tensor = model.encode_text(tokens)
+        features: Tensor = model.encode_text(sent(tokens, device))
         return features
     ends = tokens.argmax(-1)
     if model.text_pool_type == "eos":
         ends = (tokens == model.text_eos_id).int().argmax(-1)
     length = int(ends.max()) + 1
-    tokens = tokens[:, :length]
+    tokens = sent(tokens[:, :length], device)
     dtype = model.transformer.get_cast_dtype()
     x = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])

@@ -114,7 +114,7 @@ def save_clip(
     from safetensors.torch import save
 
     write_json(folder / CONFIG_NAME, config)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
     write_bytes(folder / TOKENIZER_NAME, tokenizer.to_str(pretty=True).encode())
     # open_clip reads the vocabulary through transformers, which wants to know its class.

@@ -32,6 +32,7 @@ def load_clip(
     weights: str | Path | None = None,
     prefix: str = "",
     precision: str = "float32",
+    device: torch.device | str = "cpu",
 ) -> ClipScorer:
     """Load a CLIP by open_clip name, or from a folder in open_clip's own form.
 
@@ -40,6 +41,7 @@ def load_clip(
         weights: Tag in open_clip or a local safetensors file; none for a folder.
         prefix: Put before every text, for example "A photo depicts ".
         precision: `float32` or `bfloat16`.
+        device: Where it computes; its weights are digested before they go there.
 
     Raises:
         ConfigError: No such model, tag or precision, or weights that are a pickle.
@@ -55,6 +57,7 @@ def load_clip(
     use_plain_attention(scorer.model.eval().requires_grad_(False))
     if precision == "bfloat16":
         scorer.model.to(torch.bfloat16)
+    scorer.model.to(device)
     return scorer
 
 

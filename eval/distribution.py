@@ -157,7 +157,7 @@ def _feature_model(cfg: DistributionConfig) -> FeatureModel:
     folder = None if cfg.judge is None else artifacts.open_judge(cfg.judge).clip_folder
     name = folder or cfg.clip_model
     assert name is not None
-    return load_clip(name, weights=cfg.clip_weights, precision=cfg.clip_precision)
+    return load_clip(name, weights=cfg.clip_weights, precision=cfg.clip_precision, device=device())
 
 
 def _describe(cfg: DistributionConfig, model: FeatureModel) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import UInt8, UInt64
 
 from launch import keyed
+from launch.processes import sent
 from t2i.autoencoder import Autoencoder
 
 
@@ -52,7 +53,7 @@ def reconstruct(
                 seed, "judge.latents", epoch=0, ids=ids[here], shape=tuple(latents.shape[1:])
             )
             spread = latents[:num_real].std((0, 2, 3), correction=0)[:, None, None]
-            latents[:num_real] += jitter * spread * torch.from_numpy(noise)
+            latents[:num_real] += jitter * spread * sent(torch.from_numpy(noise), latents.device)
         found[here] = autoencoder.decode(latents)[:num_real]
         if advance is not None:
             advance(num_real)

@@ -23,6 +23,7 @@ from eval import clip, clip_folder, clip_load
 from eval.config import FitJudgeConfig
 from eval.fit_loop import fit, whole_batch
 from launch import keyed
+from launch.processes import device, sent
 from launch.run import Run
 from launch.training import EpochOrder, initial_weights
 
@@ -75,6 +76,7 @@ def fit_clip(
         model = clip_folder.build_clip(config["model_cfg"])
     scorer = clip_load.scorer_of(model, config=config, tokenizer=tokenizer)
     pictures = scorer.preprocess(pixels)
+    model.to(where := device())
     # A batch that spans two epochs may hold a picture twice, with two texts.
     batch_size = whole_batch(cfg.batch_size, num_pictures=len(ids))
     order = EpochOrder(cfg.seed, "judge.clip", ids)
@@ -87,7 +89,7 @@ def fit_clip(
         shifts = keyed.integers(
             cfg.seed, "judge.shift", epoch=epochs, ids=ids[rows], high=2 * SHIFT + 1, count=2
         )
-        images = shifted(pictures[rows], torch.from_numpy(shifts) - SHIFT)
+        images = shifted(sent(pictures[rows], where), torch.from_numpy(shifts) - SHIFT)
         image_features = model.encode_image(images, normalize=True)
         text_features = _encode_sorted(model, tokens, chosen)
         with torch.no_grad():
@@ -97,8 +99,8 @@ def fit_clip(
             image_features,
             text_features,
             scale=scale,
-            text_id=torch.from_numpy(same_text[chosen]),
-            picture=torch.from_numpy(rows),
+            text_id=sent(torch.from_numpy(same_text[chosen]), where),
+            picture=sent(torch.from_numpy(rows), where),
         )
 
     fit(
@@ -121,6 +123,10 @@ def shifted(
 
     A pixel or two falsify no "left" and no "top", and a few thousand pictures are learned by heart
     more slowly.
+
+    Args:
+        images: Pictures, wherever they are.
+        shifts: Pixels to move each by, on the CPU: how far the furthest goes is looked at.
     """
     reach = int(shifts.abs().max())
     padded = functional.pad(images, (reach,) * 4, mode="replicate")
@@ -128,8 +134,10 @@ def shifted(
     rows = reach - shifts[:, 0, None] + side  # [B, S]
     columns = reach - shifts[:, 1, None] + side
     picture = torch.arange(len(images))[:, None, None]
+    places = (picture, rows[:, :, None], columns[:, None, :])
+    picture, rows, columns = (sent(place, images.device) for place in places)
     # Indices on both sides of a slice put the channels last.
-    return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[picture, :, rows, columns].permute(0, 3, 1, 2)
 
 
 def _encode_sorted(
@@ -142,8 +150,9 @@ def _encode_sorted(
         for piece in np.array_split(order, TEXT_CHUNKS)
         if len(piece)
     ]
-    back = torch.from_numpy(np.argsort(order))
-    return functional.normalize(torch.cat(pieces)[back], dim=-1)
+    encoded = torch.cat(pieces)
+    back = sent(torch.from_numpy(np.argsort(order)), encoded.device)
+    return functional.normalize(encoded[back], dim=-1)
 
 
 def contrastive_loss(
@@ -163,7 +172,7 @@ def contrastive_loss(
     is_equal |= picture[:, None] == picture[None, :]
     is_equal.fill_diagonal_(False)
     logits = logits.masked_fill(is_equal, -torch.inf)
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=logits.device)
     by_image = functional.cross_entropy(logits, target)
     by_text = functional.cross_entropy(logits.T, target)
     return (by_image + by_text) / 2

@@ -30,7 +30,7 @@ from eval.verdicts import tally, verdicts
 from launch import keyed
 from launch.checkpoint import FOLDER
 from launch.errors import ArtifactError, ConfigError
-from launch.processes import set_threads
+from launch.processes import device, noted_device, set_threads
 from launch.run import Run
 from recap.artifacts import CAPTIONS, IMAGES, Images, open_captions, open_images
 from recap.claims import AXES, Claim
@@ -92,7 +92,8 @@ def fit_judge(cfg: FitJudgeConfig, run: Run) -> None:
             "noise": NOISE,
         },
     }
-    if not run.start(plan, recipe={"fit": settings}, minutes=samples / 1000 / 60, gib=0.05):
+    recipe = {"fit": settings, **noted_device()}
+    if not run.start(plan, recipe=recipe, minutes=samples / 1000 / 60, gib=0.05):
         return
     set_threads(cfg.threads)
 
@@ -108,7 +109,7 @@ def fit_judge(cfg: FitJudgeConfig, run: Run) -> None:
     parts = [f"clip/{name}" for name in clip_files]
 
     if cfg.recogniser_samples:
-        autoencoder = Autoencoder.load(cfg.autoencoder)
+        autoencoder = Autoencoder.load(cfg.autoencoder).to(device())
         with run.progress(len(judge.ids), label="reconstruct") as progress:
             rebuilt = reconstruct(
                 autoencoder,
@@ -159,7 +160,7 @@ def _fit_and_save_clip(
         run.out / "clip", model=fitted.model, config=fitted.config, tokenizer=fitted.tokenizer
     )
     # Read back: what is measured below is what will score.
-    return clip_load.load_clip(run.out / "clip"), files
+    return clip_load.load_clip(run.out / "clip", device=device()), files
 
 
 # --------------------------------------------------------------------------- inputs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from launch.checkpoint import Average, Checkpoints, restore, training_tensors
-from launch.errors import StoppedError
+from launch.finite import FiniteGuard, is_fused, not_finite
 from launch.run import Run
 from launch.training import average_decay, learning_rate
 
@@ -44,15 +45,19 @@ def fit(
 ) -> None:
     """Take `num_steps` optimizer steps on `step_loss(step)`, steps counted from 1.
 
-    The model ends with its averaged weights.
+    The model lies where it computes, and ends with its averaged weights. `step_loss` must not wait
+    for that device.
     """
+    where = next(model.parameters()).device
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
         lr=lr,
         betas=(0.9, 0.98),
+        fused=is_fused(where),
     )
+    guard = FiniteGuard(optimizer, where)
     average = Average(model, AVERAGE_DECAY)
     checkpoints = Checkpoints(folder)
     start = 0
@@ -75,16 +80,13 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            value = float(loss.detach())
-            if not math.isfinite(value + float(norm)):
-                raise StoppedError(
-                    f"{run.out}: {label} loss is {value} and its gradient {float(norm)} at step "
-                    f"{step}; the weights were not changed. Lower lr and fit into another folder."
-                )
+            stop = partial(not_finite, run.out, step, loss, norm, lr=lr, what=f"{label} loss")
+            guard.check(loss, norm, error=stop)
             optimizer.step()
             average.update(model, decay=average_decay(step, decay=AVERAGE_DECAY))
-            progress.advance(batch_size, step=step, loss=value)
-            if step % save_every == 0 or step == num_steps:
+            progress.advance(batch_size, step=step, loss=loss.detach().item)
+            if step % save_every == 0 or step == num_steps or checkpoints.is_late():
+                guard.settle()
                 tensors = training_tensors(model=model, optimizer=optimizer, averages=[average])
                 checkpoints.save(step, tensors, {})
     average.copy_to(model)

@@ -22,6 +22,7 @@ from eval import recogniser
 from eval.config import FitJudgeConfig
 from eval.fit_loop import fit, whole_batch
 from launch import keyed
+from launch.processes import device, sent
 from launch.run import Run
 from launch.training import EpochOrder, initial_weights
 from recap.claims import Claim
@@ -65,24 +66,27 @@ def fit_recogniser(
     config = recogniser.RecogniserConfig(image_size=cfg.image_size)
     with initial_weights(cfg.seed, "judge.recogniser.init"):
         model = recogniser.Recogniser(config)
-    model.to(memory_format=torch.channels_last)
+    model.to(where := device(), memory_format=torch.channels_last)
     originals = recogniser.to_input(pixels, image_size=config.image_size)
     copies = recogniser.to_input(rebuilt, image_size=config.image_size)
     noise_ids = np.arange(NUM_NOISE_FIELDS, dtype=np.uint64)
-    noise = torch.from_numpy(
-        keyed.normal(
-            cfg.seed, "judge.noise", epoch=0, ids=noise_ids, shape=tuple(originals.shape[1:])
-        )
+    fields = keyed.normal(
+        cfg.seed, "judge.noise", epoch=0, ids=noise_ids, shape=tuple(originals.shape[1:])
     )
+    noise = sent(torch.from_numpy(fields), where)
     batch_size = whole_batch(cfg.batch_size, num_pictures=len(ids))
     order = EpochOrder(cfg.seed, "judge.recogniser", ids)
 
     def step_loss(step: int) -> Float[Tensor, ""]:
         rows, epochs = order.batch(step, batch_size=batch_size)
         u = keyed.uniform(cfg.seed, "judge.augment", epoch=epochs, ids=ids[rows], count=4)
-        images = augment(originals[rows], copies[rows], noise=noise, u=torch.from_numpy(u).float())
+        here = (originals[rows], copies[rows], torch.from_numpy(u).float())
+        drawn, rebuilt_too, uniform = (sent(tensor, where) for tensor in here)
+        images = augment(drawn, rebuilt_too, noise=noise, u=uniform)
         logits = model(images.contiguous(memory_format=torch.channels_last))
-        return recogniser.loss(logits, cells=cells[rows], background=background[rows])
+        return recogniser.loss(
+            logits, cells=sent(cells[rows], where), background=sent(background[rows], where)
+        )
 
     fit(
         model,

@@ -22,6 +22,7 @@ from eval.agreement import agreement, content_grams, content_words, sentences
 from eval.intervals import Interval, t_interval
 from launch import keyed
 from launch.errors import ArtifactError, ConfigError
+from launch.processes import device
 from recap.artifacts import Captions, Images
 
 
@@ -203,7 +204,7 @@ def add_margins(
     """
     from eval import clip_load
 
-    scorer = clip_load.load_clip(judge.clip_folder)
+    scorer = clip_load.load_clip(judge.clip_folder, device=device())
     sample_ids = sorted(measured)
     rows = np.array([images.row_of(s) for s in sample_ids], np.int64)
     pictures = np.concatenate(

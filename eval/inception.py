@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from launch.errors import ConfigError
 from launch.manifest import digest_file
-from launch.processes import device
+from launch.processes import device, sent
 
 SIDE = 299
 """Pixels a side that the network was trained on."""
@@ -69,7 +69,7 @@ class Inception:
             num_real = len(batch)
             batch = functional.pad(batch, (0, 0, 0, 0, 0, 0, 0, batch_size - num_real))
             with torch.inference_mode():
-                found.append(self.network(batch.to(where))[:num_real].cpu().numpy())
+                found.append(self.network(sent(batch, where))[:num_real].cpu().numpy())
         return np.concatenate(found)
 
     def preprocess(self, pixels: UInt8[np.ndarray, "N H W 3"]) -> Float[Tensor, "N 3 S S"]:

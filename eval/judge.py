@@ -111,7 +111,7 @@ def _ask_server(cfg: JudgeConfig, run: Run, pictures: Pictures) -> None:
 
 def _ask_model(cfg: JudgeConfig, run: Run, pictures: Pictures) -> None:
     from eval import blip_vqa, vqa_judge
-    from launch.processes import device, set_threads
+    from launch.processes import noted_device, set_threads
 
     assert cfg.vqa is not None
     vqa = cfg.vqa
@@ -131,8 +131,8 @@ def _ask_model(cfg: JudgeConfig, run: Run, pictures: Pictures) -> None:
         "phrases from": ", ".join(f"{name} {n:,}" for name, n in sources.items()),
         "prompts without a phrase": len(pictures.prompts) - len(phrases),
     }
-    recipe = {"device": device().type, "code": vqa_judge.CODE}
-    if not run.start(plan, recipe=recipe, gib=num * 200 / 2**30):
+    recipe = {"code": vqa_judge.CODE, **noted_device()}
+    if not run.start(plan, gib=num * 200 / 2**30, recipe=recipe):
         return
     set_threads(vqa.threads)
     model = blip_vqa.load(vqa, found)

@@ -25,6 +25,7 @@ from torch.nn import functional
 from eval.reading import EMPTY, SIGN, UNREAD, Cell, Reading, layouts
 from launch.errors import ArtifactError
 from launch.manifest import write_bytes, write_json
+from launch.processes import sent
 from recap.claims import (
     BACKGROUNDS,
     COLOURS,
@@ -181,7 +182,7 @@ def loss(
     itself finds likeliest is taken for true.
     """
     num_layouts = cells.shape[1]
-    by_layout = torch.zeros(cells.shape[:2])  # [B, Y]
+    by_layout = torch.zeros(cells.shape[:2], device=cells.device)  # [B, Y]
     for index, scores in enumerate(logits.cells.values()):
         target = cells[..., index]  # [B, Y, Q]
         log_p = scores.log_softmax(-1)[:, None].expand(-1, num_layouts, -1, -1)
@@ -208,12 +209,13 @@ def read(
 ) -> list[Reading]:
     """Read pictures; the last batch is padded, so a reading does not depend on its neighbours."""
     readings: list[Reading] = []
+    device = next(model.parameters()).device
     for start in range(0, len(pixels), batch_size):
         images = to_input(pixels[start : start + batch_size], image_size=model.config.image_size)
         num_real = len(images)
         images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, batch_size - num_real))
         with torch.inference_mode():
-            logits = model(images)
+            logits = model(sent(images, device))
         readings += _readings(logits, min_confidence=model.config.min_confidence)[:num_real]
     return readings
 
@@ -267,7 +269,7 @@ def save_recogniser(folder: Path, model: Recogniser) -> list[str]:
     from safetensors.torch import save
 
     write_json(folder / CONFIG_NAME, asdict(model.config))
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
     return [CONFIG_NAME, WEIGHTS_NAME]
 

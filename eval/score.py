@@ -20,7 +20,7 @@ from eval.scorer import describe, load_scorer, score_arm
 from launch.components import locate
 from launch.manifest import digest_file, is_complete, write_parquet
 from launch.parts import pending
-from launch.processes import set_threads
+from launch.processes import noted_device, set_threads
 from launch.run import Run
 from recap.artifacts import IMAGES
 from t2i.artifacts import AUTOENCODER, GENERATIONS, PROMPTS, open_prompts
@@ -63,7 +63,8 @@ def score(cfg: ScoreConfig, run: Run) -> None:
         "ceilings": ", ".join(arm.name for arm in arms if arm.model_seed < 0) or "none",
         "CLIP": cfg.clip_model or "the judge's own",
     }
-    if not run.start(plan, minutes=num_rows / 5000 / 60, gib=num_rows * 100 / 2**30):
+    minutes, gib = num_rows / 5000 / 60, num_rows * 100 / 2**30
+    if not run.start(plan, recipe=noted_device(), minutes=minutes, gib=gib):
         return
     set_threads(cfg.threads)
 

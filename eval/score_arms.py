@@ -23,6 +23,7 @@ from eval.first_stage import reconstruct
 from launch.components import locate
 from launch.errors import ArtifactError, ConfigError
 from launch.manifest import SCRATCH
+from launch.processes import device
 from recap.artifacts import Images, open_images
 from t2i.artifacts import AUTOENCODER, Prompt, Prompts, open_generations
 from t2i.autoencoder import Autoencoder
@@ -145,7 +146,7 @@ def ceilings(cfg: ScoreConfig, prompts: Prompts) -> list[Arm]:
     folder = cfg.autoencoder
 
     def rebuilt(chosen: Int64[np.ndarray, " N"]) -> UInt8[np.ndarray, "N H W 3"]:
-        return reconstruct(Autoencoder.load(folder), pictures.pixels(chosen))
+        return reconstruct(Autoencoder.load(folder).to(device()), pictures.pixels(chosen))
 
     return [
         pictures,

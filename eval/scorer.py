@@ -27,6 +27,7 @@ from eval.reading import Reading
 from eval.score_arms import Arm
 from eval.verdicts import knows, tally, verdicts
 from launch.manifest import digest_file
+from launch.processes import device
 from recap.claims import Claim, from_json
 from t2i.artifacts import Prompts
 
@@ -75,6 +76,7 @@ def load_scorer(
         weights=cfg.clip_weights,
         prefix=cfg.clip_prefix,
         precision=cfg.clip_precision,
+        device=device(),
     )
     texts = sorted(
         {p.prompt for p in prompts.rows} | {t for s in scoring.values() for t in s.values()}
@@ -94,7 +96,7 @@ def load_scorer(
         text_features=kept.texts(texts),
         by_sentences=sentence_features(texts, kept=kept) if model.num_truncated(texts) else None,
         kept=kept,
-        recogniser=None if folder is None else recogniser.load_recogniser(folder),
+        recogniser=None if folder is None else recogniser.load_recogniser(folder).to(device()),
         measurable=frozenset(axis for axis, is_read in measurable.items() if is_read),
         scoring=scoring,
         claims=claims,

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from launch.processes import rank
 
 FOLDER = f"{SCRATCH}/checkpoints"
 """Where checkpoints lie below the artifact's folder."""
+
+INTERVAL_S = 120.0
+"""Seconds after which a loop of one process saves, however few samples it has seen since."""
 
 KEPT = 2
 """Checkpoints kept; the second is there for the day when the first cannot be read."""
@@ -56,10 +60,21 @@ class Checkpoints:
 
     Args:
         folder: Where they lie; made at the first save.
+        clock: Seconds, ever growing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
+        self._clock = clock
+        self._saved = clock()
+
+    def is_late(self) -> bool:
+        """Say whether two minutes have passed since the last save, or since the start.
+
+        Work that may take some minutes at a time then goes on with each of them, at any speed. For
+        loops of one process: where all processes must save together their clocks would not agree.
+        """
+        return self._clock() - self._saved >= INTERVAL_S
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write a checkpoint whole, then forget all but the newest two.
@@ -97,6 +112,7 @@ class Checkpoints:
             ) from error
         for old in self.steps()[:-KEPT]:
             _remove(self.folder / f"step-{old:09d}")
+        self._saved = self._clock()
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints on disk, ascending, without opening them."""

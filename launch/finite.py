@@ -9,11 +9,14 @@ flag of a step when the next one has been handed to the device, and stops.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from launch.errors import StoppedError
 
 
 class _Step(NamedTuple):
@@ -28,7 +31,7 @@ class FiniteGuard:
     """Watches the losses and gradient norms of a training.
 
     Args:
-        optimizer: A fused optimizer of torch, whose kernel can be told to do nothing.
+        optimizer: On a GPU a fused optimizer of torch, whose kernel can be told to do nothing.
         device: Where it steps.
         is_delayed: Read a step's flag one step later; None: on a GPU.
     """
@@ -83,3 +86,36 @@ class FiniteGuard:
                 step.copied.synchronize()
             if step.is_bad:
                 raise step.error()
+
+
+def is_fused(device: torch.device) -> Literal[True] | None:
+    """Give `fused` of an optimizer that the guard watches: on a GPU; elsewhere torch decides."""
+    return True if device.type == "cuda" else None
+
+
+def not_finite(
+    out: Path,
+    step: int,
+    loss: Tensor,
+    grad_norm: Tensor,
+    *,
+    lr: float,
+    what: str = "loss",
+    pictures: Sequence[str] = (),
+) -> StoppedError:
+    """Give the error of a small fit whose loss is no number; it fetches both numbers.
+
+    Args:
+        out: Folder of the run.
+        step: Step that stopped it, counted from 1.
+        loss: Its loss.
+        grad_norm: Norm of the gradient.
+        lr: Highest learning rate.
+        what: The loss in the reader's words.
+        pictures: Names of the step's pictures.
+    """
+    return StoppedError(
+        f"{out}: {what} is {loss.item()} and its gradient {grad_norm.item()} at step {step}; the "
+        f"weights were not changed. Lower lr={lr:g}."
+        + (f" Pictures: {', '.join(pictures)}" if pictures else "")
+    )

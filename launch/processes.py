@@ -79,6 +79,15 @@ def device() -> torch.device:
     return torch.device("cuda", _number(("LOCAL_RANK",), default=0))
 
 
+def noted_device() -> dict[str, str]:
+    """Return what a recipe says of `device`: nothing where it is the CPU.
+
+    For verbs that once computed on CPUs alone, so that what they made there keeps its recipe.
+    """
+    where = device().type
+    return {} if where == "cpu" else {"device": where}
+
+
 def _stays_on_cpu() -> bool:
     """Say whether to compute on the CPU: because that was asked for, or for want of a GPU.
 

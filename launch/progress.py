@@ -31,8 +31,9 @@ _BAR_INTERVAL_S = 0.2
 class Progress:
     """Counts finished work and says how it goes. A context manager.
 
-    Reports cost nothing to the work: fields are floats that the caller has at hand, and nothing
-    here waits for a device.
+    Reports cost nothing to the work: fields are floats that the caller has at hand. One that lies
+    on a device is given as the function that fetches it, such as a tensor's `item`, which is called
+    when it is shown and waits for the device then.
 
     Args:
         total: Units in all.
@@ -61,7 +62,7 @@ class Progress:
         self.label = label
         self.unit = unit
         self.done = 0
-        self.fields: dict[str, float | str] = {}
+        self.fields: dict[str, float | str | Callable[[], float]] = {}
         self._log = log
         self._is_quiet = is_quiet
         self._interval_s = interval_s
@@ -96,7 +97,7 @@ class Progress:
         """Start from work that an earlier process did; it does not count towards the rate."""
         self.done = self._reported_done = self._reported_at_resume = done
 
-    def advance(self, num: int = 1, **fields: float | str) -> None:
+    def advance(self, num: int = 1, **fields: float | str | Callable[[], float]) -> None:
         """Count finished units.
 
         Args:
@@ -105,7 +106,7 @@ class Progress:
                 before the counts.
         """
         self.done += num
-        self.fields.update({name: _plain(value) for name, value in fields.items()})
+        self.fields.update(fields)
         now = self._clock()
         if self._bar is not None and now - self._drawn >= _BAR_INTERVAL_S:
             self._drawn = now
@@ -163,13 +164,17 @@ class Progress:
         if self._log is not None:
             own = {"label": self.label, "unit": self.unit, "done": self.done, "total": self.total}
             rates = {name: _rounded(measured[name]) for name in ("rate", "data", "eta_s")}
-            self._log("progress", **{**self.fields, **own, **rates})
+            self._log("progress", **{**self._fetched(), **own, **rates})
         self._reported = self._clock()
         self._reported_done = self.done
         self._reported_waited = self._waited
 
+    def _fetched(self) -> dict[str, float | str]:
+        """Return the fields as plain values, those that lie on a device fetched from there."""
+        return {k: _plain(v() if callable(v) else v) for k, v in self.fields.items()}
+
     def _line(self, measured: dict[str, float | None], *, is_last: bool = False) -> str:
-        fields = dict(self.fields)
+        fields = self._fetched()
         step = fields.pop("step", None)
         start = self.label if step is None else f"{self.label} step {step}"
         share = f" ({self.done / self.total:.1%})" if self.total else ""

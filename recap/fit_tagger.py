@@ -133,7 +133,7 @@ def fit_tagger(cfg: FitTaggerConfig, run: Run) -> None:
                 run.log("step", step=step, samples_seen=step * cfg.batch_size, **shown)
             progress.advance(cfg.batch_size, step=step, **shown)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
-            if is_saved and step < num_steps:
+            if (is_saved or checkpoints.is_late()) and step < num_steps:
                 tensors = training_tensors(model=model, optimizer=optimizer, averages=[average])
                 checkpoints.save(step, tensors, {})
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +27,10 @@ from torch.nn import functional
 
 from launch import keyed
 from launch.checkpoint import FOLDER, Checkpoints, restore, training_tensors
-from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
+from launch.errors import ArtifactError, ConfigError, InputError
+from launch.finite import FiniteGuard, is_fused, not_finite
 from launch.manifest import atomic_path, write_json
-from launch.processes import set_threads
+from launch.processes import device, noted_device, sent, set_threads
 from launch.run import Run
 from launch.training import EpochOrder, initial_weights, is_due, learning_rate
 from recap.artifacts import IMAGES, Images, open_images
@@ -49,6 +51,9 @@ EXAMPLES = 16
 
 CACHE_BYTES = 1 << 30
 """Decoded training pictures are kept in memory up to this size."""
+
+
+CPU = torch.device("cpu")
 
 
 class Posterior(NamedTuple):
@@ -81,6 +86,11 @@ class Autoencoder:
         vae.register_to_config(_name_or_path="")
         return cls(vae.eval().requires_grad_(requires_grad=False))
 
+    def to(self, device: torch.device) -> Autoencoder:
+        """Move to a device."""
+        self.vae.to(device)
+        return self
+
     @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
@@ -110,7 +120,7 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Posterior:
         """Give the posterior of pictures, unscaled."""
-        found = self.vae.encode(from_pixels(pixels).to(self.vae.device)).latent_dist
+        found = self.vae.encode(from_pixels(pixels, device=self.vae.device)).latent_dist
         return Posterior(found.mean, found.std)
 
     @torch.no_grad()
@@ -123,9 +133,11 @@ class Autoencoder:
         return self.decode(self.scale(self.encode(pixels).mean))
 
 
-def from_pixels(pixels: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
-    """Turn bytes into channels-last floats in [-1, 1]."""
-    planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+def from_pixels(
+    pixels: UInt8[np.ndarray, "B H W 3"], *, device: torch.device = CPU
+) -> Float[Tensor, "B 3 H W"]:
+    """Turn bytes into channels-last floats in [-1, 1]; it is the bytes that go to a device."""
+    planes = sent(torch.from_numpy(np.ascontiguousarray(pixels)), device).permute(0, 3, 1, 2)
     return planes.to(torch.float32).div(127.5).sub(1)
 
 
@@ -241,13 +253,16 @@ def fit(cfg: AutoencoderConfig, run: Run) -> None:
         "latents": f"{cfg.latent_channels}x{cfg.image_size // factor}x{cfg.image_size // factor}",
         "parameters": sum(p.numel() for p in vae.parameters()),
     }
-    if not run.start(plan, gib=0.1):
+    if not run.start(plan, gib=0.1, recipe=noted_device()):
         return
     set_threads(cfg.threads)
 
     # Channels last is a third quicker on CPUs; the weights that are saved do not show it.
-    vae.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    vae.to(where := device(), memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=is_fused(where)
+    )
+    guard = FiniteGuard(optimizer, where)
     checkpoints = Checkpoints(run.out / FOLDER)
     start = 0
     if (found := checkpoints.latest()) is not None:
@@ -264,21 +279,18 @@ def fit(cfg: AutoencoderConfig, run: Run) -> None:
         for step in range(start + 1, num_steps + 1):
             with progress.wait():
                 rows, epochs = order.batch(step, batch_size=cfg.batch_size)
-                picture = from_pixels(pictures.pixels(train[rows]))
+                picture = from_pixels(pictures.pixels(train[rows]), device=where)
                 noise = keyed.normal(
                     cfg.seed, "autoencoder.latent", epoch=epochs, ids=ids[rows], shape=shape
                 )
-            error, divergence = loss_terms(vae, picture, noise=torch.from_numpy(noise))
+            error, divergence = loss_terms(vae, picture, noise=sent(torch.from_numpy(noise), where))
             loss = error + cfg.kl_weight * divergence
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-            if not torch.isfinite(loss.detach() + norm):
-                raise StoppedError(
-                    f"{run.out}: loss is {loss.item()} and its gradient {norm.item()} at step "
-                    f"{step}; the weights were not changed. Lower lr={cfg.lr:g}. Pictures: "
-                    + ", ".join(images.sample_ids[row] for row in train[rows])
-                )
+            names = [images.sample_ids[row] for row in train[rows]]
+            stop = partial(not_finite, run.out, step, loss, norm, lr=cfg.lr, pictures=names)
+            guard.check(loss, norm, error=stop)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     step,
@@ -287,19 +299,22 @@ def fit(cfg: AutoencoderConfig, run: Run) -> None:
                     warmup_steps=20,
                 )
             optimizer.step()
-            progress.advance(cfg.batch_size, loss=loss.item())
+            progress.advance(cfg.batch_size, loss=loss.detach().item)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
-            if is_saved and step < num_steps:
+            if (is_saved or checkpoints.is_late()) and step < num_steps:
+                guard.settle()
                 tensors = training_tensors(model=vae, optimizer=optimizer)
                 checkpoints.save(step, tensors, {})
+        guard.settle()
 
     shuffled = keyed.permutation(cfg.seed, "autoencoder.statistics", epoch=0, ids=ids)
     chosen = train[np.sort(shuffled[:STATISTICS_PICTURES])]
     mean, std = _channel_statistics(Autoencoder(vae.eval()), pictures, chosen)
     normalise_latents(vae, mean, std)
     # Plain layout: the file must not depend on how training arranged the weights.
-    vae.to(memory_format=torch.contiguous_format).save_pretrained(run.out)
-    quality = _measure(Autoencoder.load(run.out), images, test, cfg=cfg, out=run.out)
+    vae.to("cpu", memory_format=torch.contiguous_format).save_pretrained(run.out)
+    fitted = Autoencoder.load(run.out).to(where)
+    quality = _measure(fitted, images, test, cfg=cfg, out=run.out)
     write_json(run.out / "quality.json", quality)
     run.finish(
         artifact=AUTOENCODER,

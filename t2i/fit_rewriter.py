@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from launch import keyed
 from launch.checkpoint import FOLDER, Checkpoints, restore, training_tensors
-from launch.errors import InputError, StoppedError
+from launch.errors import InputError
+from launch.finite import FiniteGuard, is_fused, not_finite
 from launch.manifest import write_json
-from launch.processes import set_threads
+from launch.processes import device, noted_device, set_threads
 from launch.run import Run
 from launch.training import EpochOrder, initial_weights, is_due, learning_rate
 from recap.artifacts import CAPTIONS, IMAGES, open_images
@@ -30,7 +32,14 @@ from t2i.artifacts import REWRITER, VERSIONS, text_digest
 from t2i.conditioning import pad
 from t2i.config import FitRewriterConfig
 from t2i.data import padded_length
-from t2i.fit_text_encoder import END, OUTPUT_SCALE, PAD, TOKENIZER_TEXTS, train_tokenizer
+from t2i.fit_text_encoder import (
+    END,
+    OUTPUT_SCALE,
+    PAD,
+    TOKENIZER_TEXTS,
+    sent_batch,
+    train_tokenizer,
+)
 from t2i.prompts import read_styles
 from t2i.rewrite_rules import losses
 from t2i.rewriters import ModelRewriter
@@ -79,7 +88,7 @@ def fit(cfg: FitRewriterConfig, run: Run) -> None:
         "steps": num_steps,
         "width x layers": f"{cfg.width} x {cfg.num_layers}",
     }
-    if not run.start(plan, gib=0.1):
+    if not run.start(plan, gib=0.1, recipe=noted_device()):
         return
     set_threads(cfg.threads)
 
@@ -87,8 +96,11 @@ def fit(cfg: FitRewriterConfig, run: Run) -> None:
     tokenizer = _tokenizer(pairs.train, cfg)
     train, num_long = _tokenize(pairs.train, tokenizer, cfg, what="pairs to learn from")
     measured, num_long_held = _tokenize(pairs.held_out, tokenizer, cfg, what="held-out pairs")
-    model = build(cfg, vocab_size=len(tokenizer)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0)
+    model = build(cfg, vocab_size=len(tokenizer)).train().to(where := device())
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0, fused=is_fused(where)
+    )
+    guard = FiniteGuard(optimizer, where)
     order = EpochOrder(cfg.seed, "rewriter.order", _ids(train))
     checkpoints = Checkpoints(run.out / FOLDER)
     start = 0
@@ -102,24 +114,23 @@ def fit(cfg: FitRewriterConfig, run: Run) -> None:
             with progress.wait():
                 rows = order.batch(step, batch_size=cfg.batch_size).rows.tolist()
                 batch = pair_batch([train[row] for row in rows])
-            loss = model(**batch).loss
+            loss = model(**sent_batch(batch, where)).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            if not torch.isfinite(loss.detach() + norm):
-                raise StoppedError(
-                    f"{run.out}: loss is {loss.item()} and its gradient {norm.item()} at step "
-                    f"{step}; the weights were not changed. Lower lr={cfg.lr:g}."
-                )
+            stop = partial(not_finite, run.out, step, loss, norm, lr=cfg.lr)
+            guard.check(loss, norm, error=stop)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     step, num_steps=num_steps, peak=cfg.lr, warmup_steps=WARMUP_STEPS
                 )
             optimizer.step()
-            progress.advance(cfg.batch_size, loss=loss.item())
+            progress.advance(cfg.batch_size, loss=loss.detach().item)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
-            if is_saved and step < num_steps:
+            if (is_saved or checkpoints.is_late()) and step < num_steps:
+                guard.settle()
                 checkpoints.save(step, training_tensors(model=model, optimizer=optimizer), {})
+        guard.settle()
 
     quality = measure(model.eval(), tokenizer, pairs.held_out, tokens=measured, cfg=cfg)
     model.save_pretrained(run.out)
@@ -334,7 +345,7 @@ def measure(
     for start in range(0, len(tokens), cfg.batch_size):
         batch = pair_batch(tokens[start : start + cfg.batch_size])
         num = int((batch["labels"] >= 0).sum())
-        loss_sum += model(**batch).loss.item() * num
+        loss_sum += model(**sent_batch(batch, model.device)).loss.item() * num
         num_tokens += num
     rewriter = ModelRewriter(
         model=model,

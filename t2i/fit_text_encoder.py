@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -24,9 +24,10 @@ from torch import Tensor
 
 from launch import keyed
 from launch.checkpoint import FOLDER, Checkpoints, restore, training_tensors
-from launch.errors import ArtifactError, InputError, StoppedError
+from launch.errors import ArtifactError, InputError
+from launch.finite import FiniteGuard, is_fused, not_finite
 from launch.manifest import write_json
-from launch.processes import set_threads
+from launch.processes import device, noted_device, sent, set_threads
 from launch.run import Run
 from launch.training import initial_weights, is_due, learning_rate
 from recap.artifacts import CAPTIONS, open_captions
@@ -227,6 +228,11 @@ def span_batch(
     }
 
 
+def sent_batch(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy the tensors of a batch to a device without the host's waiting for it."""
+    return {name: sent(tensor, device) for name, tensor in batch.items()}
+
+
 def build(cfg: TextEncoderConfig, *, vocab_size: int) -> Any:
     """Make an untrained T5 with initial weights of its seed."""
     from transformers import T5Config, T5ForConditionalGeneration
@@ -298,7 +304,7 @@ def fit(cfg: TextEncoderConfig, run: Run) -> None:
         "steps": num_steps,
         "width x layers": f"{cfg.width} x {cfg.num_layers}",
     }
-    if not run.start(plan, gib=0.1):
+    if not run.start(plan, gib=0.1, recipe=noted_device()):
         return
     set_threads(cfg.threads)
 
@@ -309,8 +315,11 @@ def fit(cfg: TextEncoderConfig, run: Run) -> None:
     )
     first = tokenizer.convert_tokens_to_ids("<extra_id_0>")
     train, held_out = _split_and_tokenize(by_kind, tokenizer, cfg)
-    model = build(cfg, vocab_size=len(tokenizer)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0)
+    model = build(cfg, vocab_size=len(tokenizer)).train().to(where := device())
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0, fused=is_fused(where)
+    )
+    guard = FiniteGuard(optimizer, where)
     checkpoints = Checkpoints(run.out / FOLDER)
     start = 0
     if (found := checkpoints.latest()) is not None:
@@ -325,15 +334,12 @@ def fit(cfg: TextEncoderConfig, run: Run) -> None:
                 batch = span_batch(
                     texts, seed=cfg.seed, stream="text_encoder.spans", epoch=step, first=first
                 )
-            loss = model(**batch).loss
+            loss = model(**sent_batch(batch, where)).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            if not torch.isfinite(loss.detach() + norm):
-                raise StoppedError(
-                    f"{run.out}: loss is {loss.item()} and its gradient {norm.item()} at step "
-                    f"{step}; the weights were not changed. Lower lr={cfg.lr:g}."
-                )
+            stop = partial(not_finite, run.out, step, loss, norm, lr=cfg.lr)
+            guard.check(loss, norm, error=stop)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     step,
@@ -342,11 +348,13 @@ def fit(cfg: TextEncoderConfig, run: Run) -> None:
                     warmup_steps=40,
                 )
             optimizer.step()
-            progress.advance(cfg.batch_size, loss=loss.item())
+            progress.advance(cfg.batch_size, loss=loss.detach().item)
             is_saved = is_due(step, cfg.checkpoint_samples, batch_size=cfg.batch_size)
-            if is_saved and step < num_steps:
+            if (is_saved or checkpoints.is_late()) and step < num_steps:
+                guard.settle()
                 tensors = training_tensors(model=model, optimizer=optimizer)
                 checkpoints.save(step, tensors, {})
+        guard.settle()
 
     quality = _measure(model.eval(), held_out, cfg=cfg, first=first)
     encoder = T5EncoderModel(model.config)
@@ -406,6 +414,7 @@ def _measure(
             epoch=index,
             first=first,
         )
+        batch = sent_batch(batch, model.device)
         logits = model(**batch).logits
         labels = batch["labels"]
         is_word = (labels > UNKNOWN) & ((labels < first) | (labels >= first + NUM_SENTINELS))

@@ -262,6 +262,18 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000003", "step-000000004"]
 
 
+def test_a_checkpoint_is_late_two_minutes_after_the_start_or_the_last_one(tmp_path: Path) -> None:
+    now = [0.0]
+    checkpoints = Checkpoints(tmp_path, clock=lambda: now[0])
+    seen = []
+    for now[0] in (119.0, 120.0):
+        seen.append(checkpoints.is_late())
+    checkpoints.save(1, {"x": torch.tensor(1)}, {})
+    for now[0] in (239.0, 240.0):
+        seen.append(checkpoints.is_late())
+    assert seen == [False, True, False, True]
+
+
 def test_there_is_no_latest_before_the_first(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").latest() is None
     assert list(tmp_path.iterdir()) == []

@@ -77,6 +77,13 @@ def test_asking_for_the_rank_needs_no_torch() -> None:
     assert process.communicate(timeout=60)[0].split() == ["0", "False"]
 
 
+def test_a_recipe_names_a_device_that_is_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_stays_on_cpu", lambda: True)
+    assert processes.noted_device() == {}
+    monkeypatch.setattr(processes, "_stays_on_cpu", lambda: False)
+    assert processes.noted_device() == {"device": "cuda"}
+
+
 def test_no_threads_are_refused() -> None:
     with pytest.raises(InputError, match="threads"):
         processes.set_threads(0)

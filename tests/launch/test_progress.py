@@ -142,6 +142,25 @@ def test_every_report_is_logged_as_numbers_that_json_holds(
     }  # fmt: skip
 
 
+def test_a_number_on_a_device_is_fetched_when_it_is_shown_and_not_before(
+    make: Callable[..., Progress], clock: Clock, stream: io.StringIO
+) -> None:
+    fetched: list[int] = []
+
+    def fetch() -> float:
+        fetched.append(1)
+        return 0.25
+
+    with make(100, interval_s=5) as progress:
+        for _ in range(10):
+            progress.advance(1, loss=fetch)
+        assert fetched == []
+        clock.now += 5
+        progress.advance(1, loss=fetch)
+        assert fetched == [1]
+    assert "loss 0.2500" in stream.getvalue()
+
+
 def test_other_units_are_named(
     make: Callable[..., Progress], clock: Clock, stream: io.StringIO
 ) -> None:

@@ -38,6 +38,14 @@ def test_the_gpu_overlay_lies_over_every_study_of_the_embedded_world(
         i.step for i in make_plan(laid_over([base]), store=tmp_path).instances
     }
     assert not any(i.minutes for i in made.instances)
+    assert len(made.instances) == len(make_plan(laid_over([base]), store=tmp_path).instances)
+
+
+def test_the_gpu_overlay_enlarges_every_step_that_looks_at_pictures(tmp_path: Path) -> None:
+    files = [find_config(f"studies/{name}.yaml") for name in ("upsampling", "gpu")]
+    words = {i.step: i.words for i in make_plan(laid_over(files), store=tmp_path).instances}
+    for step in ("images", "base", "tagger", "autoencoder", "latents", "judge"):
+        assert any(word.endswith("image_size=64") for word in words[step]), step
 
 
 @pytest.mark.parametrize("name", ["full", "mixing_full", "regularities_full", "seed_noise_full"])
