@@ -359,13 +359,18 @@ def _check_summary(
         found = [
             compared(scores, *(_key(r, r[n], last[r[n]]) for n in ("arm", "than"))) for r in tests
         ]
-        # Without an interval the sentence says why there is none.
-        bounded = [(r, c) for r, c in zip(tests, found, strict=True) if np.isfinite(c.deciding[0])]
-        for (record, c), printed in zip(bounded, said, strict=True):
+        expected = []
+        for record, c in zip(tests, found, strict=True):
             ends = [c.difference, *c.deciding]
             if c.deciding[1] < 0:  # "worse by": told the other way round
                 ends = [-c.difference, -c.deciding[1], -c.deciding[0]]
-            yield from _printed("headline", _where(record), printed, ends)
+            if np.isfinite(c.deciding[0]):  # without an interval the sentence says why
+                expected.append((_where(record), ends))
+            for arm in (record["arm"], record["than"]) if BEYOND in record["prompt_style"] else ():
+                own = mean_again(scores, _key(record, arm, last[arm]))
+                expected.append((f"{_where(record)}, {arm} itself", [own.mean, own.low, own.high]))
+        for (where, ends), printed in zip(expected, said, strict=True):
+            yield from _printed("headline", where, printed, ends)
     for block in blocks:
         head, *lines = block.splitlines()
         if not lines or "  " not in head.strip():

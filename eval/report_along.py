@@ -1,7 +1,10 @@
 """Arms that differ by a number: prompt following and CLIP similarity drawn and told against it.
 
 Which arms lie where, the study says (`along` of `eval report`). A line per prompt style joins the
-means; their intervals are given the trained models, clustered by prompt.
+means, or where arms share a number, the mean of theirs; intervals are given the trained models,
+clustered by prompt. What was highest is told with everything that cannot be told from it.
+
+A arms
 """
 
 from __future__ import annotations
@@ -14,19 +17,20 @@ import numpy as np
 
 from eval.config import AlongConfig
 from eval.drawing import (
-    ARM_COLOURS,
-    ARM_MARKERS,
     MUTED,
     WIDTH,
     Drawing,
     bars,
     drawing_style,
+    look_of,
     new_figure,
     plain_text,
     slug,
     write_drawing,
 )
 from eval.report_answers import Answers, Cell
+from eval.report_rows import ScoreTable
+from eval.stats import Verdict, compare, holm
 from eval.table import Table, Value, ends
 from eval.words import DIGITS, bracket, number
 
@@ -100,6 +104,37 @@ def draw_along(answers: Answers, along: AlongConfig, folder: Path, *, place: int
         return write_drawing(figure, folder, f"along-{place}-{slug(along.title)}", alt=alt)
 
 
+def highest(table: ScoreTable, answers: Answers, along: AlongConfig) -> list[str]:
+    """Say for each prompt style which arm is highest, and which cannot be told from it.
+
+    The highest is compared with each other arm; p is corrected (Holm) over these comparisons of one
+    style, and not for having looked for the highest, which makes it look higher than it is.
+    """
+    cells = [c for c in cells_along(answers) if c.measure.metric == "claims_held"]
+    return [
+        _highest_in(table, cell, arms)
+        for cell in cells or cells_along(answers)
+        if len(arms := _arms(answers, along)) > 2
+    ]
+
+
+def _highest_in(table: ScoreTable, cell: Cell, arms: Sequence[str]) -> str:
+    best = max(arms, key=lambda arm: cell.means[arm].estimate)
+    others = [arm for arm in arms if arm != best]
+    found = [(arm, table.paired(cell.measure, best, arm)) for arm in others]
+    compared = [(arm, compare(paired)) for arm, paired in found if paired is not None]
+    adjusted = holm([c.p_value for _, c in compared])
+    verdicts = [c.verdict_at(float(p)) for (_, c), p in zip(compared, adjusted, strict=True)]
+    near = [a for (a, _), v in zip(compared, verdicts, strict=True) if v is not Verdict.BETTER]
+    far = [a for (a, _), v in zip(compared, verdicts, strict=True) if v is Verdict.BETTER]
+    mean, digits = cell.means[best], DIGITS[cell.measure.metric]
+    lower = f"; lower than it: {', '.join(far)}" if far else ""
+    return (
+        f"{cell.measure.style} prompts: {best} is highest, {number(mean.estimate, digits)} "
+        f"{bracket(mean, digits)}; not distinguishable from it: {', '.join(near) or 'none'}{lower}."
+    )
+
+
 def _arms(answers: Answers, along: AlongConfig) -> list[str]:
     return sorted((a for a in answers.arms if a in along.arms), key=lambda a: along.arms[a])
 
@@ -119,11 +154,14 @@ def _draw_panel(
     for cell in cells:
         i = styles.index(cell.measure.style)
         means = [cell.means[arm] for arm in arms]
-        look: dict[str, Any] = {"color": ARM_COLOURS[i % len(ARM_COLOURS)]}
-        at = x + step * (i - (len(styles) - 1) / 2)
-        y = [mean.estimate for mean in means]
-        panel.errorbar(at, y, yerr=bars(means), fmt="none", elinewidth=1.2, **look)
-        panel.plot(at, y, marker=ARM_MARKERS[i % len(ARM_MARKERS)], markersize=4.5, **look)
+        colour, marker = look_of(cell.measure.style, styles)
+        shift = step * (i - (len(styles) - 1) / 2)
+        y = np.array([mean.estimate for mean in means])
+        panel.errorbar(
+            x + shift, y, yerr=bars(means), fmt=marker, markersize=4.5, elinewidth=1.2, color=colour
+        )
+        places = np.unique(x)
+        panel.plot(places + shift, [y[x == place].mean() for place in places], color=colour)
 
 
 def _legend(figure: Any, styles: Sequence[str]) -> None:
@@ -131,9 +169,10 @@ def _legend(figure: Any, styles: Sequence[str]) -> None:
 
     handles = [
         Line2D(
-            [], [], color=ARM_COLOURS[i % len(ARM_COLOURS)], markersize=5, linewidth=1.8,
-            marker=ARM_MARKERS[i % len(ARM_MARKERS)], label=f"{style} prompts",
+            [], [], color=colour, marker=marker, markersize=5, linewidth=1.8,
+            label=f"{style} prompts",
         )
-        for i, style in enumerate(styles)
+        for style in styles
+        for colour, marker in [look_of(style, styles)]
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5)
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=8.5)

@@ -189,7 +189,7 @@ def answer(
         paired = table.paired(m, primary.better, primary.than)
         if paired is not None:
             comparison = compare(paired, resamples=resamples, seed=seed)
-            tests.append(Test(measure=m, comparison=comparison))
+            tests.append(Test(measure=m, comparison=comparison, own=_own(table, m, primary)))
     if not tests and noise is None:
         withheld = withheld or (
             f"no picture was scored for the primary measure, {describe(measure)}; of "
@@ -251,6 +251,14 @@ def answer(
         curves=_first(_curves(table, measures, arms, axes), primary.style),
         num_secondary=num_secondary,
     )
+
+
+def _own(table: ScoreTable, measure: Measure, primary: PrimaryConfig) -> dict[str, Interval]:
+    """Return the change of each arm by itself, where the primary comparison is of two changes."""
+    if primary.against is None:
+        return {}
+    found = ((arm, table.rows(measure, arm)) for arm in (primary.better, primary.than))
+    return {arm: t_interval(cluster_means(rows)) for arm, rows in found if rows is not None}
 
 
 def _named(measures: Sequence[Measure], style: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eval.artifacts import BY_SENTENCES
 from eval.config import PrimaryConfig
 from eval.geneval import TASKS
+from eval.intervals import Interval
 from eval.report_rows import Measure
 from eval.stats import Comparison, Verdict
 from eval.words import (
@@ -43,6 +44,9 @@ class Test:
     measure: Measure
     comparison: Comparison
 
+    own: Mapping[str, Interval] = field(default_factory=dict)
+    """Where two changes are compared, that of each arm by itself, given the trained models."""
+
 
 def _interval_of(c: Comparison, digits: int, *, sign: int = 1) -> str:
     """Print the deciding interval, or say why there is none."""
@@ -61,7 +65,7 @@ def _finding(better: str, than: str, test: Test) -> str:
             return (
                 f"{better} and {than} are not distinguishable in {name} (difference "
                 f"{number(c.deciding.estimate, digits)} {_interval_of(c, digits)} {unit}; "
-                f"{detail_of(test.measure)})"
+                f"{detail_of(test.measure)}{_own(test)})"
             )
         case Verdict.BETTER:
             sign, word = 1, "better"
@@ -69,8 +73,18 @@ def _finding(better: str, than: str, test: Test) -> str:
             sign, word = -1, "worse"
     return (
         f"{better} is {word} than {than} by {number(abs(c.deciding.estimate), digits)} "
-        f"{_interval_of(c, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)})"
+        f"{_interval_of(c, digits, sign=sign)} {unit} in {name} ({detail_of(test.measure)}"
+        f"{_own(test)})"
     )
+
+
+def _own(test: Test) -> str:
+    """Say how much each arm changes by itself, where a comparison is of two changes."""
+    if not test.own:
+        return ""
+    digits = DIGITS[test.measure.metric]
+    told = [f"{a} {number(i.estimate, digits)} {bracket(i, digits)}" for a, i in test.own.items()]
+    return f": {', '.join(told)}"
 
 
 def headline_of(

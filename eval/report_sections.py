@@ -16,7 +16,7 @@ from typing import Final
 from eval.config import ReportConfig
 from eval.distribution_artifact import DISTRIBUTION, DISTRIBUTION_VERSION, SAYS_NOTHING
 from eval.drawing import Drawing
-from eval.report_along import along_table, draw_along
+from eval.report_along import along_table, draw_along, highest
 from eval.report_answers import Answers
 from eval.report_distribution import distribution_table, open_distances, sizes_table
 from eval.report_inputs import Opened
@@ -72,7 +72,14 @@ def along(of: Sources) -> Section | None:
         id="along",
         name="By number",
         title="Scores against what the arms differ by",
-        words=["Means with 95% intervals over prompts, given the trained models."],
+        words=[
+            *dict.fromkeys(
+                line for a in of.cfg.along for line in highest(of.opened.table, of.answers, a)
+            ),
+            "Means with 95% intervals over prompts, given the trained models. The highest was "
+            "looked for, so it looks higher than it is; it is compared with each other arm, "
+            "corrected over the comparisons of one prompt style.",
+        ],
         drawings=[draw_along(of.answers, a, of.folder, place=i) for i, a in places],
         folded=[along_table(of.answers, a, place=i) for i, a in places],
     )

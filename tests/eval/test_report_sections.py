@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from scipy import stats
 from eval import artifacts
 from eval.answers_again import scores_of
 from eval.config import AlongConfig, PrimaryConfig, ReportConfig
+from eval.intervals import Interval
 from eval.pairing import Rows
 from eval.published import ROWS, read_rows
 from eval.recompute import check
+from eval.report_answers import Answers, Cell
 from eval.report_rows import Measure, ScoreTable, change_of
 from eval.seed_noise import seed_noise
 from eval.summary import PAGE
+from eval.words import number
 from launch.errors import ConfigError, InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -77,6 +81,14 @@ def test_a_study_may_compare_how_much_arms_change(added: tuple[Path, ReportConfi
     }
     primary = next(r for r in records(folder, "primary") if not r["training_seed"])
     assert float(primary["difference"]) == pytest.approx(gaps["dsc"] - gaps["real"])
+    for arm in ("real", "dsc"):  # how much each changes stands in the sentence too
+        found = next(
+            r
+            for r in records(folder, "changes")
+            if (r["arm"], r["than"], r["metric"]) == (arm, "", "claims_held")
+        )
+        told = [number(float(found[end]), 1) for end in ("mean", "low", "high")]
+        assert f"{arm} {told[0]} [{told[1]}, {told[2]}]" in headline_of(folder)
 
 
 def test_changes_share_the_correction_with_all_other_comparisons(
@@ -104,6 +116,44 @@ def test_arms_are_drawn_along_their_number(added: tuple[Path, ReportConfig]) -> 
     page = (folder / PAGE).read_text()
     assert "against descriptive captions, %, a line for each prompt style" in page
     assert list((folder / "figures").glob("along-0-*.svg"))
+
+
+def test_what_is_highest_is_told_with_what_cannot_be_told_from_it(
+    added: tuple[Path, ReportConfig],
+) -> None:
+    folder, cfg = added
+    page = (folder / PAGE).read_text()
+    for style in ("human", "dsc"):
+        means = {
+            arm: np.mean(list(values(cfg, arm, style).values())) for arm in ("real", "ssc", "dsc")
+        }
+        best = max(means, key=lambda arm: means[arm])
+        line = re.search(rf"{style} prompts: (\w+) is highest, (\S+) .*?from it: ([^;.]*)", page)
+        assert line is not None
+        assert (line[1], line[2]) == (best, number(float(means[best]), 1))
+        assert best not in line[3]
+
+
+def test_arms_of_one_number_are_joined_by_their_mean() -> None:
+    import matplotlib.pyplot as plt
+
+    from eval.report_along import _draw_panel
+
+    answers = object.__new__(Answers)
+    object.__setattr__(answers, "arms", ["a", "b", "c"])
+    interval = partial(Interval, standard_error=1.0, df=9.0, level=0.95, method="t")
+    means = {
+        arm: interval(estimate=at, low=at - 1, high=at + 1)
+        for arm, at in {"a": 1.0, "b": 3.0, "c": 6.0}.items()
+    }
+    measure = Measure("claims_held", "human")
+    cell = Cell(measure=measure, means=means, differences=[], num_prompts=10, num_pictures=10)
+    along = AlongConfig(title="n", arms={"a": 10, "b": 10, "c": 20})
+    figure, panel = plt.subplots()
+    _draw_panel(panel, [cell], answers, along, styles=["human"])
+    line = panel.lines[-1]
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([10, 20], [2.0, 6.0])
+    plt.close(figure)
 
 
 def test_every_figure_of_the_added_sections_is_recomputed(
