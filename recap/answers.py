@@ -27,7 +27,10 @@ MODEL_RULES: Final = ("refusal", "empty", "unfinished", "broken_json", "wrong_sc
 """What a model, or the filter before it, may do wrong; it is not asked for again."""
 SERVER_RULES: Final = ("html", "not_chat", "bad_request", "picture_too_large", "no_answer")
 """What a server may do wrong; nothing was paid for it, the server may be mended, and whoever needs
-the answer still asks again. `recap.teacher` says for which of them a part waits."""
+the answer still asks again."""
+LOST_RULES: Final = ("html", "not_chat", "no_answer")
+"""Those of them that say nothing about the question: what needs the answer waits until there is
+one. The others would come again with the same question, and stand as a result."""
 
 
 @dataclass(frozen=True)

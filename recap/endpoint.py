@@ -31,15 +31,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from launch.errors import InputError
+from launch.errors import InputError, StoppedError
 from recap.answer_ledger import Ledger
-from recap.answers import Answer, Request, refuse_schema
+from recap.answers import LOST_RULES, Answer, Request, refuse_schema
 from recap.asking import Asker, read_line
 from recap.config import EndpointConfig
 from recap.pace import OVERHEAD_TOKENS, USD, most_of, price, schema_bytes
 from recap.served import NOT_TOLD, Served, served_by
 
 __all__ = [
+    "LOST_RULES",
     "Answer",
     "Answers",
     "EndpointConfig",
@@ -49,6 +50,7 @@ __all__ = [
     "expect",
     "plan_of",
     "served_by",
+    "stop_if_lost",
     "tell",
 ]
 
@@ -185,6 +187,25 @@ def tell(run: Telling, done: Sequence[Answers]) -> None:
             f"{run.verb}: more than one model answered under this name ({shown}); the recipe has "
             "it. For answers of one model alone, start with a new folder and ledger.",
             flush=True,
+        )
+
+
+def stop_if_lost(lost: Sequence[Answer], *, out: Path, what: str) -> None:
+    """Stop where the server only failed for some questions: a start later may have their answers.
+
+    Args:
+        lost: Answers with a rule of `LOST_RULES`.
+        out: The run folder.
+        what: What the questions are about, such as `pictures`.
+
+    Raises:
+        StoppedError: There are some.
+    """
+    if lost:
+        raise StoppedError(
+            f"{out}: {len(lost):,} {what} are unanswered, because the server only failed for them "
+            f"(the first: {lost[0].key}, {lost[0].rule}: {lost[0].text[:300]!r}). Every answer is "
+            f"kept, and the same command asks for these {what} again."
         )
 
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from recap.endpoint import Answer, Answers, EndpointConfig, Request, ask_all, plan_of
+from recap.endpoint import (
+    LOST_RULES,
+    Answer,
+    Answers,
+    EndpointConfig,
+    Request,
+    ask_all,
+    plan_of,
+)
 from t2i.artifacts import text_digest
 from t2i.config import UpsampleConfig
 from t2i.rewriters import Unwritten, filled, one_line
@@ -45,6 +53,9 @@ class EndpointRewriter:
     done: list[Answers] = field(default_factory=list)
     """What came of the questions, call by call."""
 
+    lost: list[Answer] = field(default_factory=list)
+    """Answers in whose place the server only failed."""
+
     def rewrite(self, texts: Sequence[str], attempt: int) -> list[str | Unwritten]:
         """Return one text for each prompt, or the rule that the answer broke.
 
@@ -60,6 +71,8 @@ class EndpointRewriter:
                 yield Request(key=_key(text, attempt), instruction="", text=asked)
 
         def keep(answer: Answer) -> None:
+            if answer.rule in LOST_RULES:
+                self.lost.append(answer)
             text = one_line(answer.text)
             found[answer.key] = text if answer.rule is None else Unwritten(answer.rule, text)
 

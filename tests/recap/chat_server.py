@@ -107,6 +107,20 @@ def text_of(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else str(content[0]["text"])
 
 
+def failing_once(server: ChatServer, *, after: int) -> Callable[[int, int], Any]:
+    """Return a trouble: status 503 for one request, once so many questions were answered."""
+    failed = threading.Event()
+
+    def trouble(number: int, asking: int) -> Any:
+        with server.lock:
+            if failed.is_set() or server.answered.total() < after:
+                return None
+            failed.set()
+        return 503
+
+    return trouble
+
+
 def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

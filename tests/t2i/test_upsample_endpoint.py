@@ -23,7 +23,7 @@ from launch.run import Run
 from t2i.artifacts import PROMPTS, Prompt, open_prompts, read_attempts, write_prompts
 from t2i.config import PromptsConfig, UpsampleConfig
 from t2i.upsample import upsample
-from tests.recap.chat_server import KEY, ChatServer
+from tests.recap.chat_server import KEY, ChatServer, failing_once
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import payload, run_verb
@@ -176,6 +176,23 @@ def test_troubles_of_the_server_change_nothing(tmp_path: Path, prompts: Path) ->
     assert set(server.answered.values()) == {1}
     assert sum(server.asked.values()) > NUM
     assert payload(tmp_path / "calm") == payload(tmp_path / "troubled")
+
+
+@pytest.mark.parametrize("after", [3, 8], ids=["in a part", "at the first of another part"])
+def test_a_prompt_that_the_server_only_failed_for_is_asked_again_at_the_next_start(
+    tmp_path: Path, prompts: Path, after: int
+) -> None:
+    once = {"max_retries": 0, "concurrency": 1}
+    with Scribe() as calm:
+        make(calm, prompts, tmp_path / "calm")
+    with Scribe() as server:
+        server.trouble = failing_once(server, after=after)
+        with pytest.raises(StoppedError, match=r"1 prompts are unanswered.*no_answer"):
+            make(server, prompts, tmp_path / "out", endpoint=once)
+        assert sum(server.asked.values()) == NUM
+        make(server, prompts, tmp_path / "out", endpoint=once)
+        assert sum(server.asked.values()) == NUM + 1
+    assert payload(tmp_path / "calm") == payload(tmp_path / "out")
 
 
 def test_a_run_that_was_killed_asks_for_nothing_twice(tmp_path: Path, prompts: Path) -> None:
