@@ -428,6 +428,8 @@ def test_only_pictures_are_sent_as_pictures() -> None:
         ({"base_url": "http://me:secret@host/v1"}, "environment variable"),
         ({"key_variable": "sk-123"}, "never the key itself"),
         ({"budget_usd": 1.0}, "needs usd_per_million"),
+        ({"budget_usd": 1.0, "usd_per_million_output_tokens": 2.0}, r"got None and 2\.0; write 0"),
+        ({"usd_per_million_input_tokens": 2.0}, "a price alone needs usd_per_million"),
         ({"concurrency": 0}, "at least 1"),
     ],
 )
