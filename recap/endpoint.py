@@ -98,6 +98,7 @@ def expect(
     has_pictures: bool,
     output_tokens: int,
     schema: Mapping[str, Any] | None = None,
+    attempts: int = 1,
 ) -> Expected:
     """Estimate tokens and cost.
 
@@ -108,14 +109,16 @@ def expect(
         has_pictures: Each has a picture, counted with the most that it may take.
         output_tokens: Tokens of a usual answer.
         schema: Of the answers, or None.
+        attempts: Times that each may be asked, as a question of its own; of these the estimate has
+            one, and the most all.
     """
     picture = cfg.tokens_per_picture if has_pictures else 0
     told = num_bytes + (0 if schema is None else schema_bytes(schema))
     sent = num * (-(-told // 4) + OVERHEAD_TOKENS + picture)
     said = num * min(output_tokens, cfg.max_output_tokens)
     usd = price(cfg, input_tokens=sent, output_tokens=said)
-    most = num * most_of(cfg, num_bytes=num_bytes, schema=schema, has_picture=has_pictures).cost
-    return Expected(sent, said, usd / USD, most / USD)
+    one = most_of(cfg, num_bytes=num_bytes, schema=schema, has_picture=has_pictures).cost
+    return Expected(sent, said, usd / USD, num * attempts * one / USD)
 
 
 def plan_of(
@@ -126,6 +129,7 @@ def plan_of(
     output_tokens: int,
     has_pictures: bool = False,
     schema: Mapping[str, Any] | None = None,
+    attempts: int = 1,
 ) -> dict[str, object]:
     """Say in a plan's words what questions will take; arguments are those of `expect`."""
     cost = expect(
@@ -135,8 +139,10 @@ def plan_of(
         has_pictures=has_pictures,
         output_tokens=output_tokens,
         schema=schema,
+        attempts=attempts,
     )
-    usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f} without retries"
+    tries = f" in {attempts} attempts" if attempts > 1 else ""
+    usd = f"about {cost.usd:.2f} USD, at most {cost.most_usd:.2f}{tries} without retries"
     return {
         "asked": f"{cfg.model} at {cfg.base_url}",
         "expected tokens": f"about {cost.input_tokens:,} in, {cost.output_tokens:,} out",

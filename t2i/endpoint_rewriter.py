@@ -111,7 +111,7 @@ def open_endpoint(cfg: UpsampleConfig, *, out: Path) -> EndpointRewriter:
 
 
 def endpoint_plan(cfg: UpsampleConfig, *, prompts: Sequence[str]) -> dict[str, object]:
-    """Say in a plan's words what the first attempt at every prompt will cost."""
+    """Say in a plan's words what the first attempt at every prompt will cost, and all at most."""
     assert cfg.endpoint is not None
     longest = max(len(text.encode()) for text in prompts)
     return plan_of(
@@ -119,4 +119,5 @@ def endpoint_plan(cfg: UpsampleConfig, *, prompts: Sequence[str]) -> dict[str, o
         num=len(prompts),
         num_bytes=len(filled(cfg.instruction, cfg.limits).encode()) + longest,
         output_tokens=round(TOKENS_PER_WORD * cfg.limits.max_words),
+        attempts=cfg.attempts,
     )

@@ -22,6 +22,7 @@ from launch.errors import ConfigError, InputError, StoppedError
 from launch.run import Run
 from t2i.artifacts import PROMPTS, Prompt, open_prompts, read_attempts, write_prompts
 from t2i.config import PromptsConfig, UpsampleConfig
+from t2i.endpoint_rewriter import endpoint_plan
 from t2i.upsample import upsample
 from tests.recap.chat_server import KEY, ChatServer, failing_once
 
@@ -278,6 +279,18 @@ def test_a_budget_stops_the_job_and_a_higher_one_goes_on(tmp_path: Path, prompts
         assert 0 < first < NUM
         make(server, prompts, tmp_path / "out", endpoint={**priced, "budget_usd": 1.0})
         assert sum(server.answered.values()) == NUM
+
+
+def test_the_plan_s_most_is_that_of_all_attempts(prompts: Path) -> None:
+    priced = {"model": "m", "usd_per_million_input_tokens": 0.0, "max_output_tokens": 500}
+    tree = {
+        "prompts": str(prompts),
+        "endpoint": {**priced, "usd_per_million_output_tokens": 1000.0},
+        "attempts": 3,
+    }
+    plan = endpoint_plan(build(UpsampleConfig, tree, where=""), prompts=["a dog", "a cat"])
+    # Two prompts, 500 tokens at 0.001 USD, three times.
+    assert "at most 3.00 in 3 attempts without retries" in str(plan["expected cost"])
 
 
 def test_a_rewriter_or_a_server_and_not_both(prompts: Path) -> None:
