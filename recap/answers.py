@@ -124,7 +124,7 @@ def read_body(raw: str) -> Body:
     """Read the reply of a chat server, without trust."""
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_page = raw.lstrip()[:1] == "<"
         return Body(raw, "html" if is_page else "not_chat", None, None)
     try:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from launch.errors import CaptionmixError, InputError, StoppedError
 from recap.answers import Request
 from recap.config import EndpointConfig
+from recap.key_cut import KeyCut
 
 LONGEST_SAID: Final = 2000
 """Characters kept of what a server says besides answers."""
@@ -64,7 +65,7 @@ class Chat:
                 "asking an endpoint needs the package openai; install it with "
                 "`pip install 'captionmix[endpoint]'`"
             ) from error
-        self._openai, self._cfg, self._key = openai, cfg, key
+        self._openai, self._cfg, self._cut = openai, cfg, KeyCut(key)
         self._knows_schemas = True
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=cfg.base_url, timeout=cfg.timeout_s, max_retries=0
@@ -82,16 +83,16 @@ class Chat:
             found = self._client.chat.completions.with_raw_response.create(
                 **self._body(request, has_schema=has_schema)
             )
-            return Reply(self._clean(found.text))
+            return Reply(self._cut.body(found.text))
         except openai.APITimeoutError:
             return Unanswered(None, f"no answer in {self._cfg.timeout_s:g} s", None, True)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             never_there = type(cause).__name__ in ("ConnectError", "ConnectTimeout")
-            said = self._clean(f"{type(cause).__name__}: {cause}")
+            said = self._cut.text(f"{type(cause).__name__}: {cause}")
             return Unanswered(None, said, None, not never_there)
         except openai.APIStatusError as error:
-            said = self._clean(error.response.text)[:LONGEST_SAID] or "(no words)"
+            said = self._cut.body(error.response.text)[:LONGEST_SAID] or "(no words)"
             status, code = error.status_code, str(getattr(error, "code", None) or "")
             wait_s = asked_wait(error.response.headers)
         if has_schema and status in (400, 422) and _is_about_schemas(said):
@@ -152,7 +153,7 @@ class Chat:
             names = sorted(model.id for model in self._client.models.list())
         except (self._openai.OpenAIError, AttributeError, TypeError, ValueError):
             return ""
-        shown = self._clean(", ".join(names[:8])) + (", ..." if len(names) > 8 else "")
+        shown = self._cut.text(", ".join(names[:8])) + (", ..." if len(names) > 8 else "")
         return f", which names {shown}" if names else ""
 
     def _body(self, request: Request, *, has_schema: bool) -> dict[str, Any]:
@@ -186,10 +187,6 @@ class Chat:
             form = {"name": "answer", "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
-
-    def _clean(self, text: str) -> str:
-        """Cut the key out of what a server says."""
-        return text if self._key is None else text.replace(self._key, "[key]")
 
 
 def data_url(picture: bytes) -> str:
