@@ -53,7 +53,7 @@ class EndpointConfig:
     """The same, in tokens of input and output; a request counts with the most it may take."""
 
     timeout_s: float = 120.0
-    """Seconds after which a request without an answer is given up and sent again."""
+    """Seconds after which a request without a whole answer is given up and sent again."""
 
     max_retries: int = 6
     """Times that one request is sent again."""

@@ -160,7 +160,7 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             with server.lock:
                 asking = server.asked[item]
                 server.asked[item] += 1
-            match server.trouble(number, asking):
+            match kind := server.trouble(number, asking):
                 case None:
                     pass
                 case "cut":
@@ -170,6 +170,13 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 case "hang":
                     server.release.wait(2)
                     self.close_connection = True
+                    return
+                case "drip" | "drip head":
+                    self.close_connection = True
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+                    self.wfile.write(b"\r\n" if kind == "drip" else b"x: ")
+                    while not server.release.wait(0.02):
+                        self.wfile.write(b" ")
                     return
                 case "html":
                     self.reply(200, "<!doctype html><title>Hello</title>", form="text/html")

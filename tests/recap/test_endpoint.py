@@ -98,7 +98,7 @@ def test_a_ledger_that_has_everything_needs_neither_key_nor_server(
     assert done.num_old == 5
 
 
-@pytest.mark.parametrize("kind", [429, 500, 502, 503, "cut", "hang"])
+@pytest.mark.parametrize("kind", [429, 500, 502, 503, "cut", "hang", "drip", "drip head"])
 def test_what_passes_is_tried_again(tmp_path: Path, kind) -> None:
     trouble = lambda number, asking: kind if asking < 2 else None  # noqa: E731
     with texts(trouble=trouble) as server:
