@@ -154,7 +154,7 @@ def ask(
             on_answer=keep,
             out=run.out,
         )
-    tell(run, [done])
+    tell(run, done)
     stop_if_lost(lost, out=run.out, what="questions")
     found.served_by = served_by(run.out)
     num_unclear = sum(found.truth(j, a.number) is None

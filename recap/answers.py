@@ -33,6 +33,13 @@ LOST_RULES: Final = ("html", "not_chat", "no_answer")
 one. The others would come again with the same question, and stand as a result."""
 
 
+class Sampling(NamedTuple):
+    """How a model chooses its words; None leaves it to the server."""
+
+    temperature: float | None
+    seed: int | None
+
+
 @dataclass(frozen=True)
 class Request:
     """One question."""
@@ -51,6 +58,9 @@ class Request:
 
     schema: dict[str, Any] | None = None
     """JSON schema of the answer, an object; None takes free text."""
+
+    sampling: Sampling | None = None
+    """Of this question alone; None is that of the server's settings."""
 
 
 @dataclass(frozen=True)

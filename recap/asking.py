@@ -26,7 +26,7 @@ from recap.answers import (
     judged,
     read_body,
 )
-from recap.chat import Chat, Refused, Reply, Unanswered
+from recap.chat import Chat, Refused, Reply, Unanswered, sampling_of
 from recap.config import EndpointConfig
 from recap.pace import Most, Pace, Purse, Stopped, most_of, price
 
@@ -155,8 +155,7 @@ class Asker:
         return identity(
             request,
             model=cfg.model,
-            temperature=cfg.temperature,
-            seed=cfg.seed,
+            **sampling_of(request, cfg)._asdict(),
             max_tokens=cfg.max_output_tokens,
         )
 

@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, NamedTuple, TypeVar
 
 from launch.errors import CaptionmixError, InputError, StoppedError
-from recap.answers import Request
+from recap.answers import Request, Sampling
 from recap.config import EndpointConfig
 from recap.key_cut import KeyCut
 
@@ -207,14 +207,17 @@ class Chat:
             "messages": [{"role": "user", "content": content}],
             longest: cfg.max_output_tokens,
         }
-        if cfg.temperature is not None:
-            body["temperature"] = cfg.temperature
-        if cfg.seed is not None:
-            body["seed"] = cfg.seed
+        told = sampling_of(request, cfg)._asdict()
+        body |= {name: value for name, value in told.items() if value is not None}
         if has_schema:
             form = {"name": "answer", "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
+
+
+def sampling_of(request: Request, cfg: EndpointConfig) -> Sampling:
+    """Return the sampling of a question: its own, or that of the settings."""
+    return request.sampling or Sampling(cfg.temperature, cfg.seed)
 
 
 def data_url(picture: bytes) -> str:

@@ -16,7 +16,8 @@ under way have ended and their answers are in the ledger. The first request goes
 wrong setting costs one request.
 
 Everything is kept by (model, instruction with schema and sampling, item), see `recap.answers`: a
-caller may stop anywhere and start again. A caller that gives its run folder can say afterwards who
+caller may stop anywhere and start again. Whoever asks in several calls opens one `Asking` for all,
+so that rates and budget hold over them. A caller that gives its run folder can say afterwards who
 answered (`served_by`): a name may be given to another model between two starts. The key is read
 from the environment, and cut out of whatever a server says. Torch-free; the client comes
 with the extra `endpoint`.
@@ -27,13 +28,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from launch.errors import InputError, StoppedError
 from recap.answer_ledger import Ledger
-from recap.answers import LOST_RULES, Answer, Request, refuse_schema
+from recap.answers import LOST_RULES, Answer, Request, Sampling, refuse_schema
 from recap.asking import Asker, read_line
 from recap.config import EndpointConfig
 from recap.pace import OVERHEAD_TOKENS, USD, most_of, price, schema_bytes
@@ -43,9 +45,11 @@ __all__ = [
     "LOST_RULES",
     "Answer",
     "Answers",
+    "Asking",
     "EndpointConfig",
     "Expected",
     "Request",
+    "Sampling",
     "ask_all",
     "expect",
     "plan_of",
@@ -60,7 +64,7 @@ class Answers:
     """What came of all questions."""
 
     num_asked: int
-    """Questions that the server was asked in this call."""
+    """Questions that the server was asked now."""
 
     num_old: int
     """Questions that the ledger had an answer to."""
@@ -72,7 +76,7 @@ class Answers:
     """Answers by the rule that they break, old ones included."""
 
     input_tokens: int = 0
-    """Of the answers of this call, as the server counts."""
+    """Of the answers that came now, as the server counts."""
 
     output_tokens: int = 0
     """The same."""
@@ -162,25 +166,20 @@ class Telling(Protocol):
         """Write a line into the run's log."""
 
 
-def tell(run: Telling, done: Sequence[Answers]) -> None:
-    """Log and print what came of one or several calls of `ask_all` with one ledger.
+def tell(run: Telling, done: Answers) -> None:
+    """Log and print what came of all questions.
 
     Where models of more than one name answered, of this start or of an earlier one, a line says so.
     """
-    rejected: Counter[str] = Counter()
-    for answers in done:
-        rejected.update(answers.rejected)
     told = {
-        "asked": sum(answers.num_asked for answers in done),
-        "from_ledger": sum(answers.num_old for answers in done),
-        "retries": sum(answers.num_retries for answers in done),
-        "input_tokens": sum(answers.input_tokens for answers in done),
-        "output_tokens": sum(answers.output_tokens for answers in done),
+        "asked": done.num_asked,
+        "from_ledger": done.num_old,
+        "retries": done.num_retries,
+        "input_tokens": done.input_tokens,
+        "output_tokens": done.output_tokens,
     }
-    spent = done[-1].spent_usd if done else 0.0
-    served = served_by(run.out)
-    rules = dict(sorted(rejected.items()))
-    run.log("endpoint", **told, rejected=rules, spent_usd=spent, served_by=served)
+    spent, served = done.spent_usd, served_by(run.out)
+    run.log("endpoint", **told, rejected=done.rejected, spent_usd=spent, served_by=served)
     print(
         f"{run.verb}: asked {told['asked']:,}, from the ledger {told['from_ledger']:,}, sent again "
         f"{told['retries']:,}, {told['input_tokens']:,} tokens in, {told['output_tokens']:,} out, "
@@ -215,6 +214,97 @@ def stop_if_lost(lost: Sequence[Answer], *, out: Path, what: str) -> None:
         )
 
 
+class Asking:
+    """An open ledger and a server that is asked call after call; a context manager.
+
+    Rates, a wait that the server asked for, the budget and the count of failures in a row hold over
+    all calls. A call that raises ends it.
+
+    Args:
+        cfg: The server.
+        ledger: File that keeps the answers.
+        out: Run folder, in which is noted who answered.
+    """
+
+    def __init__(self, cfg: EndpointConfig, *, ledger: Path, out: Path | None = None) -> None:
+        self._cfg, self._ledger, self._out = cfg, ledger, out
+        self._rejected, self._num_old = Counter[str](), 0
+
+    def __enter__(self) -> Asking:
+        with ExitStack() as stack:
+            self._book = stack.enter_context(Ledger(self._ledger))
+            self._served = stack.enter_context(Served(self._out))
+            self._pool = stack.enter_context(ThreadPoolExecutor(self._cfg.concurrency))
+            self._asker = Asker(self._cfg, self._book)
+            stack.callback(self._asker.close)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._asker.stop()
+        self._open.close()
+
+    @property
+    def answers(self) -> Answers:
+        """What came of all questions so far."""
+        asker = self._asker
+        return Answers(
+            num_asked=asker.num_asked,
+            num_old=self._num_old,
+            num_retries=asker.num_retries,
+            rejected=dict(sorted(self._rejected.items())),
+            input_tokens=asker.input_tokens,
+            output_tokens=asker.output_tokens,
+            spent_usd=asker.purse.spent / USD,
+        )
+
+    def ask(
+        self, requests: Iterable[Request], *, on_answer: Callable[[Answer], None] | None = None
+    ) -> None:
+        """Ask every question that the ledger has no answer to; see `ask_all`."""
+        cfg, book, asker = self._cfg, self._book, self._asker
+        under_way: set[Future[Answer]] = set()
+        keys: set[str] = set()
+
+        def hand_on(answer: Answer) -> None:
+            if answer.rule is not None:
+                self._rejected[answer.rule] += 1
+            self._served.note(answer)  # before the caller writes what is not asked for again
+            if on_answer is not None:
+                on_answer(answer)
+
+        def harvest() -> None:
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                under_way.discard(future)
+                hand_on(future.result())
+
+        try:
+            for request in requests:
+                if request.key in keys:
+                    raise InputError(f"request {request.key!r} comes twice; keys must differ")
+                keys.add(request.key)
+                if request.schema is not None:
+                    refuse_schema(request.schema)
+                asked = asker.identity(request)
+                if asked in book:
+                    self._num_old += 1
+                    hand_on(read_line(request, book.reply(asked), is_old=True))
+                    continue
+                asker.open()
+                under_way.add(self._pool.submit(asker.ask, request, asked))
+                # The first goes alone: what is wrong with the settings is wrong with all.
+                while len(under_way) >= (cfg.concurrency if asker.has_answers else 1):
+                    harvest()
+            while under_way:
+                harvest()
+        except BaseException:
+            asker.stop()
+            raise
+        finally:
+            wait(under_way)
+
+
 def ask_all(
     requests: Iterable[Request],
     *,
@@ -238,58 +328,6 @@ def ask_all(
         StoppedError: The budget is spent, or the server gives nothing any more.
         ArtifactError: The ledger is damaged.
     """
-    rejected, num_old = Counter[str](), 0
-    under_way: set[Future[Answer]] = set()
-    keys: set[str] = set()
-
-    def hand_on(answer: Answer) -> None:
-        if answer.rule is not None:
-            rejected[answer.rule] += 1
-        noted.note(answer)  # before the caller writes what is not asked for again
-        if on_answer is not None:
-            on_answer(answer)
-
-    def harvest() -> None:
-        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-        for future in done:
-            under_way.discard(future)
-            hand_on(future.result())
-
-    with (
-        Ledger(ledger) as book,
-        Served(out) as noted,
-        ThreadPoolExecutor(cfg.concurrency) as pool,
-    ):
-        asker = Asker(cfg, book)
-        try:
-            for request in requests:
-                if request.key in keys:
-                    raise InputError(f"request {request.key!r} comes twice; keys must differ")
-                keys.add(request.key)
-                if request.schema is not None:
-                    refuse_schema(request.schema)
-                asked = asker.identity(request)
-                if asked in book:
-                    num_old += 1
-                    hand_on(read_line(request, book.reply(asked), is_old=True))
-                    continue
-                asker.open()
-                under_way.add(pool.submit(asker.ask, request, asked))
-                # The first goes alone: what is wrong with the settings is wrong with all.
-                while len(under_way) >= (cfg.concurrency if asker.has_answers else 1):
-                    harvest()
-            while under_way:
-                harvest()
-        finally:
-            asker.stop()
-            wait(under_way)
-            asker.close()
-    return Answers(
-        num_asked=asker.num_asked,
-        num_old=num_old,
-        num_retries=asker.num_retries,
-        rejected=dict(sorted(rejected.items())),
-        input_tokens=asker.input_tokens,
-        output_tokens=asker.output_tokens,
-        spent_usd=asker.purse.spent / USD,
-    )
+    with Asking(cfg, ledger=ledger, out=out) as asking:
+        asking.ask(requests, on_answer=on_answer)
+    return asking.answers

@@ -186,7 +186,7 @@ def write_parts(cfg: FuseConfig, run: Run, *, pairs_of: Mapping[str, Sequence[Pa
             write(name)
         ledger = cfg.ledger or run.out / LEDGER
         done = ask_all(requests(), cfg=cfg.endpoint, ledger=ledger, on_answer=keep, out=run.out)
-    endpoint.tell(run, [done])
+    endpoint.tell(run, done)
     endpoint.stop_if_lost(lost, out=run.out, what="questions")
     finished.look(names, is_final=True)
     return finished

@@ -147,7 +147,7 @@ def write_parts(
             on_answer=keep,
             out=run.out,
         )
-    endpoint.tell(run, [done])
+    endpoint.tell(run, done)
     endpoint.stop_if_lost(lost, out=run.out, what="pictures")
     finished.look(names, is_final=True)
     return Counts(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from launch.errors import ConfigError, StoppedError
@@ -164,8 +165,8 @@ def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[W
         for start in range(0, len(wishes), size)
     }
     left = pending(run.out, list(parts))
-    rewriter = _opened(cfg, run) if left else None
-    with run.progress(len(wishes), label="upsample", unit="prompt") as progress:
+    opened: AbstractContextManager[Rewriter | None] = _opened(cfg, run) if left else nullcontext()
+    with run.progress(len(wishes), label="upsample", unit="prompt") as progress, opened as rewriter:
         progress.resume(len(wishes) - sum(len(parts[name]) for name in left))
         # Whoever takes a part must write it; the one process that asks a server may be unable to.
         for name in take(run.out, left) if cfg.endpoint is None else left:
@@ -176,7 +177,7 @@ def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[W
                 progress.advance(len(parts[name]))
     wait_for_everyone()
     if isinstance(rewriter, EndpointRewriter):
-        tell(run, rewriter.done)
+        tell(run, rewriter.asking.answers)
         stop_if_lost(rewriter.lost, out=run.out, what="prompts")
     return {
         wish: [Tried(text, tuple(rules)) for text, rules in tried]
@@ -185,10 +186,10 @@ def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[W
     }
 
 
-def _opened(cfg: UpsampleConfig, run: Run) -> Rewriter:
+def _opened(cfg: UpsampleConfig, run: Run) -> AbstractContextManager[Rewriter]:
     if cfg.endpoint is not None:
         return open_endpoint(cfg, out=run.out)
-    return open_rewriter(cfg, device=device())
+    return nullcontext(open_rewriter(cfg, device=device()))
 
 
 def try_all(
