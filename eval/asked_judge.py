@@ -19,7 +19,17 @@ from eval.yes_no import NO, YES, read_answer, truth
 from launch.errors import ArtifactError, StoppedError
 from launch.manifest import digest_bytes
 from launch.run import Run
-from recap.endpoint import Answer, Expected, Request, ask_all, expect, served_by, tell
+from recap.endpoint import (
+    LOST_RULES,
+    Answer,
+    Expected,
+    Request,
+    ask_all,
+    expect,
+    served_by,
+    stop_if_lost,
+    tell,
+)
 from recap.pictures import JPEG_QUALITY, NO_LIMIT, PictureError, shrink
 
 LEDGER: Final = "ledger.jsonl"
@@ -90,12 +100,14 @@ def ask(
         asked: Questions by `prompt_id`.
 
     Raises:
-        StoppedError: More answers are neither yes nor no than the limit allows.
+        StoppedError: For some questions the server only failed, or more answers are neither yes
+            nor no than the limit allows.
     """
     found = Verdicts()
     total = sum(len(asked[j.prompt.prompt_id]) for j in pictures.judged)
     waiting: dict[str, int] = {}
     num_unclear = 0
+    lost: list[Answer] = []
 
     def requests() -> Iterator[Request]:
         for source in pictures.sources:
@@ -127,6 +139,9 @@ def ask(
         found.read[answer.key] = Read(verdict, answer.text[:LONGEST_ANSWER])
         num = waiting.pop(answer.key)
         progress.advance(num)
+        if answer.rule in LOST_RULES:
+            lost.append(answer)
+            return
         num_unclear += num * (truth(verdict) is None)
         if num_unclear > cfg.max_unclear_share * total:
             raise _too_unclear(cfg, found, num_unclear, total)
@@ -139,7 +154,8 @@ def ask(
             on_answer=keep,
             out=run.out,
         )
-    tell(run, [done])
+    tell(run, done)
+    stop_if_lost(lost, out=run.out, what="questions")
     found.served_by = served_by(run.out)
     num_unclear = sum(found.truth(j, a.number) is None
                       for j in pictures.judged for a in asked[j.prompt.prompt_id])  # fmt: skip
@@ -159,7 +175,7 @@ def _sent(data: bytes, picture: Judged, cfg: AskedConfig) -> bytes:
 
 
 def _too_unclear(cfg: AskedConfig, found: Verdicts, num: int, total: int) -> StoppedError:
-    rules = {rule: n for rule, n in found.counts.items() if rule not in (YES, NO)}
+    rules = {rule: n for rule, n in found.counts.items() if rule not in (YES, NO, *LOST_RULES)}
     told = ", ".join(f"{rule} {n:,}" for rule, n in rules.items())
     example = next(read for read in found.read.values() if read.verdict in rules)
     return StoppedError(

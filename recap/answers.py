@@ -27,7 +27,17 @@ MODEL_RULES: Final = ("refusal", "empty", "unfinished", "broken_json", "wrong_sc
 """What a model, or the filter before it, may do wrong; it is not asked for again."""
 SERVER_RULES: Final = ("html", "not_chat", "bad_request", "picture_too_large", "no_answer")
 """What a server may do wrong; nothing was paid for it, the server may be mended, and whoever needs
-the answer still asks again. `recap.teacher` says for which of them a part waits."""
+the answer still asks again."""
+LOST_RULES: Final = ("html", "not_chat", "no_answer")
+"""Those of them that say nothing about the question: what needs the answer waits until there is
+one. The others would come again with the same question, and stand as a result."""
+
+
+class Sampling(NamedTuple):
+    """How a model chooses its words; None leaves it to the server."""
+
+    temperature: float | None
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class Request:
 
     schema: dict[str, Any] | None = None
     """JSON schema of the answer, an object; None takes free text."""
+
+    sampling: Sampling | None = None
+    """Of this question alone; None is that of the server's settings."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ def read_body(raw: str) -> Body:
     """Read the reply of a chat server, without trust."""
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_page = raw.lstrip()[:1] == "<"
         return Body(raw, "html" if is_page else "not_chat", None, None)
     try:

@@ -15,6 +15,7 @@ from launch import keyed
 from launch.errors import InputError, StoppedError
 from recap.answer_ledger import Ledger
 from recap.answers import (
+    LOST_RULES,
     MODEL_RULES,
     SERVER_RULES,
     Answer,
@@ -25,7 +26,7 @@ from recap.answers import (
     judged,
     read_body,
 )
-from recap.chat import Chat, Refused, Reply, Unanswered
+from recap.chat import Chat, Refused, Reply, Unanswered, sampling_of
 from recap.config import EndpointConfig
 from recap.pace import Most, Pace, Purse, Stopped, most_of, price
 
@@ -154,8 +155,7 @@ class Asker:
         return identity(
             request,
             model=cfg.model,
-            temperature=cfg.temperature,
-            seed=cfg.seed,
+            **sampling_of(request, cfg)._asdict(),
             max_tokens=cfg.max_output_tokens,
         )
 
@@ -241,7 +241,7 @@ class Asker:
             is_lost = answer.rule in SERVER_RULES
             self._in_a_row = self._in_a_row + 1 if is_lost else 0
             # At the very first request these three say that no chat server is there at all.
-            is_nobody = not self.has_answers and answer.rule in ("html", "not_chat", "no_answer")
+            is_nobody = not self.has_answers and answer.rule in LOST_RULES
             self.has_answers = self.has_answers or not is_lost
             num = self._in_a_row
         if is_lost and (is_nobody or num >= IN_A_ROW):

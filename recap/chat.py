@@ -1,20 +1,28 @@
 """One request over OpenAI's chat interface, and what each kind of end means.
 
 A picture goes as a data URL, a schema as `response_format`; a server that knows no schemas is told
-it in words from then on. The client's own retries are off: they would know no budget.
+it in words from then on. The client's own retries are off: they would know no budget. Its time
+limit begins anew with every byte, which a server that sends blanks to keep a connection never lets
+end; so requests run on an event loop, in a thread of its own, that ends each in time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import email.utils
 import json
+import threading
 import time
-from typing import Any, Final, NamedTuple
+from collections.abc import Coroutine
+from typing import Any, Final, NamedTuple, TypeVar
 
 from launch.errors import CaptionmixError, InputError, StoppedError
-from recap.answers import Request
+from recap.answers import Request, Sampling
 from recap.config import EndpointConfig
+from recap.key_cut import KeyCut
+
+T = TypeVar("T")
 
 LONGEST_SAID: Final = 2000
 """Characters kept of what a server says besides answers."""
@@ -64,40 +72,57 @@ class Chat:
                 "asking an endpoint needs the package openai; install it with "
                 "`pip install 'captionmix[endpoint]'`"
             ) from error
-        self._openai, self._cfg, self._key = openai, cfg, key
+        self._openai, self._cfg, self._cut = openai, cfg, KeyCut(key)
         self._knows_schemas = True
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             api_key=key or "none", base_url=cfg.base_url, timeout=cfg.timeout_s, max_retries=0
         )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Disconnect."""
-        self._client.close()
+        """Disconnect; no request may be under way."""
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def ask(self, request: Request) -> Reply | Unanswered | Refused:
         """Send a request once; once more without a schema where the server knows none."""
         has_schema = request.schema is not None and self._knows_schemas
         openai = self._openai
         try:
-            found = self._client.chat.completions.with_raw_response.create(
-                **self._body(request, has_schema=has_schema)
+            found = self._in_time(
+                self._client.chat.completions.with_raw_response.create(
+                    **self._body(request, has_schema=has_schema)
+                )
             )
-            return Reply(self._clean(found.text))
-        except openai.APITimeoutError:
+            return Reply(self._cut.body(found.text))
+        except (openai.APITimeoutError, TimeoutError):
             return Unanswered(None, f"no answer in {self._cfg.timeout_s:g} s", None, True)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             never_there = type(cause).__name__ in ("ConnectError", "ConnectTimeout")
-            said = self._clean(f"{type(cause).__name__}: {cause}")
+            said = self._cut.text(f"{type(cause).__name__}: {cause}")
             return Unanswered(None, said, None, not never_there)
         except openai.APIStatusError as error:
-            said = self._clean(error.response.text)[:LONGEST_SAID] or "(no words)"
+            said = self._cut.body(error.response.text)[:LONGEST_SAID] or "(no words)"
             status, code = error.status_code, str(getattr(error, "code", None) or "")
             wait_s = asked_wait(error.response.headers)
         if has_schema and status in (400, 422) and _is_about_schemas(said):
             self._knows_schemas = False
             return self.ask(request)
         return self._judged(status, code, said, wait_s)
+
+    def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for a reply, from its beginning to its last byte for `timeout_s` at most.
+
+        Raises:
+            TimeoutError: There is none by then.
+        """
+        bounded = asyncio.wait_for(work, self._cfg.timeout_s)
+        return asyncio.run_coroutine_threadsafe(bounded, self._loop).result()
 
     def _judged(
         self, status: int, code: str, said: str, wait_s: float | None
@@ -148,11 +173,15 @@ class Chat:
 
     def _models(self) -> str:
         """Say which models the server names, where it does."""
+
+        async def listed() -> list[str]:
+            return sorted([model.id async for model in self._client.models.list()])
+
         try:
-            names = sorted(model.id for model in self._client.models.list())
-        except (self._openai.OpenAIError, AttributeError, TypeError, ValueError):
+            names = self._in_time(listed())
+        except (self._openai.OpenAIError, TimeoutError, AttributeError, TypeError, ValueError):
             return ""
-        shown = self._clean(", ".join(names[:8])) + (", ..." if len(names) > 8 else "")
+        shown = self._cut.text(", ".join(names[:8])) + (", ..." if len(names) > 8 else "")
         return f", which names {shown}" if names else ""
 
     def _body(self, request: Request, *, has_schema: bool) -> dict[str, Any]:
@@ -178,18 +207,17 @@ class Chat:
             "messages": [{"role": "user", "content": content}],
             longest: cfg.max_output_tokens,
         }
-        if cfg.temperature is not None:
-            body["temperature"] = cfg.temperature
-        if cfg.seed is not None:
-            body["seed"] = cfg.seed
+        told = sampling_of(request, cfg)._asdict()
+        body |= {name: value for name, value in told.items() if value is not None}
         if has_schema:
             form = {"name": "answer", "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
 
-    def _clean(self, text: str) -> str:
-        """Cut the key out of what a server says."""
-        return text if self._key is None else text.replace(self._key, "[key]")
+
+def sampling_of(request: Request, cfg: EndpointConfig) -> Sampling:
+    """Return the sampling of a question: its own, or that of the settings."""
+    return request.sampling or Sampling(cfg.temperature, cfg.seed)
 
 
 def data_url(picture: bytes) -> str:

@@ -4,7 +4,7 @@ The model gets both texts and no picture. Its text goes through the gates and mu
 words, numbers and names of the alt text (`recap.kept_words`), or is quarantined under the rules
 that it breaks. Where the alt text has nothing to add, nobody is asked and the caption stands as it
 is. One question serves all pictures with the same two texts. A part is written when the last of
-its pictures has its answer.
+its pictures has its answer; one with a picture for which the server only failed is not.
 
 Source: Yu et al., CapsFusion: Rethinking Image-Text Data at Scale (2023), for the idea.
 """
@@ -27,7 +27,7 @@ from recap import artifacts, endpoint
 from recap.artifacts import CaptionRow, Images
 from recap.caption import rows_by_part
 from recap.config import FuseConfig
-from recap.endpoint import Answer, Request, ask_all
+from recap.endpoint import LOST_RULES, Answer, Request, ask_all
 from recap.gates import Written, broken_rules_of_part
 from recap.kept_words import is_heading, lost
 from recap.quarantine import Finished, quarantine_of, store
@@ -140,7 +140,11 @@ def pairs_by_part(
 
 
 def write_parts(cfg: FuseConfig, run: Run, *, pairs_of: Mapping[str, Sequence[Pair]]) -> Finished:
-    """Ask for what the ledger has not, and write the parts that are not there."""
+    """Ask for what the ledger has not, and write the parts that are not there.
+
+    Raises:
+        StoppedError: For some texts the server only failed; parts with them are not written.
+    """
     names, num = list(pairs_of), sum(map(len, pairs_of.values()))
     finished = Finished(run.out, cfg.gates)
     left = pending(run.out, names)
@@ -154,6 +158,7 @@ def write_parts(cfg: FuseConfig, run: Run, *, pairs_of: Mapping[str, Sequence[Pa
             parts_of[key].append(name)
             texts[key] = _text(pair)
     answers: dict[str, Answer] = {}
+    lost: list[Answer] = []
 
     def requests() -> Iterator[Request]:
         for key, text in texts.items():
@@ -167,19 +172,23 @@ def write_parts(cfg: FuseConfig, run: Run, *, pairs_of: Mapping[str, Sequence[Pa
         progress.resume(num - sum(len(pairs_of[name]) for name in left))
 
         def keep(answer: Answer) -> None:
+            if answer.rule in LOST_RULES:
+                lost.append(answer)
+                return  # whose parts go on waiting
             answers[answer.key] = answer
             for name in parts_of[answer.key]:
                 waiting[name].discard(answer.key)
                 if not waiting[name]:
                     write(name)
-            finished.look(names)
+                    finished.look(names)
 
         for name in [name for name in left if not waiting[name]]:
             write(name)
         ledger = cfg.ledger or run.out / LEDGER
         done = ask_all(requests(), cfg=cfg.endpoint, ledger=ledger, on_answer=keep, out=run.out)
+    endpoint.tell(run, done)
+    endpoint.stop_if_lost(lost, out=run.out, what="questions")
     finished.look(names, is_final=True)
-    endpoint.tell(run, [done])
     return finished
 
 

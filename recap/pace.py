@@ -23,10 +23,9 @@ OVERHEAD_TOKENS: Final = 64
 
 
 def price(cfg: EndpointConfig, *, input_tokens: int, output_tokens: int) -> int:
-    """Return what tokens cost, picodollars."""
-    return input_tokens * round(cfg.usd_per_million_input_tokens * 1e6) + output_tokens * round(
-        cfg.usd_per_million_output_tokens * 1e6
-    )
+    """Return what tokens cost, picodollars; 0 without prices."""
+    sent, said = cfg.usd_per_million_input_tokens or 0.0, cfg.usd_per_million_output_tokens or 0.0
+    return input_tokens * round(sent * 1e6) + output_tokens * round(said * 1e6)
 
 
 class Most(NamedTuple):

@@ -14,14 +14,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from launch.errors import ConfigError, StoppedError
+from launch.errors import ConfigError
 from launch.parts import pending
 from launch.processes import world_size
 from launch.run import Run
 from recap import endpoint
 from recap.artifacts import CaptionRow, Images
 from recap.config import GateConfig, TeacherConfig
-from recap.endpoint import Answer, Request, ask_all
+from recap.endpoint import LOST_RULES, Answer, Request, ask_all
 from recap.gates import Written, broken_rules_of_part
 from recap.pictures import as_jpeg
 from recap.quarantine import Finished, store
@@ -31,8 +31,6 @@ CODE: Final = 1
 captions or flags."""
 LEDGER: Final = "ledger.jsonl"
 """The answers, in the run folder; in no digest, since they stand in the order of their coming."""
-LOST_RULES: Final = ("html", "not_chat", "no_answer")
-"""Rules of answers that say nothing about a picture: its part waits until it is asked again."""
 USUAL_TOKENS: Final = {"ssc": 30}
 """Tokens of a usual caption of a kind, for the estimate of a plan alone."""
 MANY_TOKENS: Final = 130
@@ -149,13 +147,8 @@ def write_parts(
             on_answer=keep,
             out=run.out,
         )
-    endpoint.tell(run, [done])
-    if lost:
-        raise StoppedError(
-            f"{run.out}: {len(lost):,} pictures are unanswered, because the server only failed for "
-            f"them (the first: {lost[0].key}, {lost[0].rule}: {lost[0].text[:300]!r}). Every "
-            "answer is kept, and the same command asks for these pictures again."
-        )
+    endpoint.tell(run, done)
+    endpoint.stop_if_lost(lost, out=run.out, what="pictures")
     finished.look(names, is_final=True)
     return Counts(
         rows_out=finished.num_captions - finished.num_gated,

@@ -5,7 +5,8 @@ what was asked for. A rewrite that loses something, is too short, too long or lo
 after the last attempt the original stands, and is counted (`t2i/rewrite_rules.py` has the rules).
 
 Work is cut into parts of distinct prompts, so that a killed run goes on where it was; of a server,
-every answer is kept as it comes.
+every answer is kept as it comes. A part with a prompt for which the server only failed is not
+written, and the prompt is not tried further: it would end otherwise than where nothing fails.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from launch.errors import ConfigError, StoppedError
@@ -21,7 +23,7 @@ from launch.parts import pending, take
 from launch.processes import device, set_threads, wait_for_everyone, world_size
 from launch.run import Run
 from recap.claims import Claim, from_json
-from recap.endpoint import served_by, tell
+from recap.endpoint import LOST_RULES, served_by, stop_if_lost, tell
 from t2i.artifacts import (
     PROMPTS,
     VERSIONS,
@@ -49,6 +51,11 @@ class Tried(NamedTuple):
     text: str
     rules: tuple[str, ...]
     """Rules that it breaks."""
+
+    @property
+    def is_lost(self) -> bool:
+        """The server only failed, which says nothing about the prompt."""
+        return any(rule in LOST_RULES for rule in self.rules)
 
 
 class Wish(NamedTuple):
@@ -148,23 +155,31 @@ def chosen(cfg: UpsampleConfig, prompts: Prompts) -> list[Prompt]:
 
 
 def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[Wish, list[Tried]]:
-    """Return what was tried for every prompt, writing the parts that are absent."""
+    """Return what was tried for every prompt, writing the parts that are absent.
+
+    Raises:
+        StoppedError: For some prompts a server only failed; their parts are not written.
+    """
     size = -(-cfg.prompts_per_part // cfg.batch_size) * cfg.batch_size
     parts = {
         f"{SCRATCH}/rewrites/part-{start // size:05d}.json": wishes[start : start + size]
         for start in range(0, len(wishes), size)
     }
     left = pending(run.out, list(parts))
-    rewriter = _opened(cfg, run) if left else None
-    with run.progress(len(wishes), label="upsample", unit="prompt") as progress:
+    opened: AbstractContextManager[Rewriter | None] = _opened(cfg, run) if left else nullcontext()
+    with run.progress(len(wishes), label="upsample", unit="prompt") as progress, opened as rewriter:
         progress.resume(len(wishes) - sum(len(parts[name]) for name in left))
-        for name in take(run.out, left):
+        # Whoever takes a part must write it; the one process that asks a server may be unable to.
+        for name in take(run.out, left) if cfg.endpoint is None else left:
             assert rewriter is not None, "opened where a part is left"
-            write_json(run.out / name, try_all(rewriter, parts[name], cfg=cfg))
-            progress.advance(len(parts[name]))
+            tried = try_all(rewriter, parts[name], cfg=cfg)
+            if not any(of[-1].is_lost for of in tried):
+                write_json(run.out / name, tried)
+                progress.advance(len(parts[name]))
     wait_for_everyone()
     if isinstance(rewriter, EndpointRewriter):
-        tell(run, rewriter.done)
+        tell(run, rewriter.asking.answers)
+        stop_if_lost(rewriter.lost, out=run.out, what="prompts")
     return {
         wish: [Tried(text, tuple(rules)) for text, rules in tried]
         for name, part in parts.items()
@@ -172,10 +187,10 @@ def rewrite_all(cfg: UpsampleConfig, wishes: Sequence[Wish], run: Run) -> dict[W
     }
 
 
-def _opened(cfg: UpsampleConfig, run: Run) -> Rewriter:
+def _opened(cfg: UpsampleConfig, run: Run) -> AbstractContextManager[Rewriter]:
     if cfg.endpoint is not None:
         return open_endpoint(cfg, out=run.out)
-    return open_rewriter(cfg, device=device())
+    return nullcontext(open_rewriter(cfg, device=device()))
 
 
 def try_all(
@@ -184,7 +199,9 @@ def try_all(
     """Return the attempts at each prompt, the last of which is taken if it breaks no rule."""
     tried: list[list[Tried]] = [[] for _ in wishes]
     for attempt in range(1, cfg.attempts + 1):
-        open_rows = [row for row, of in enumerate(tried) if not of or of[-1].rules]
+        open_rows = [
+            row for row, of in enumerate(tried) if not of or (of[-1].rules and not of[-1].is_lost)
+        ]
         if not open_rows:
             break
         given = rewriter.rewrite([wishes[row].text for row in open_rows], attempt)

@@ -53,7 +53,7 @@ class EndpointConfig:
     """The same, in tokens of input and output; a request counts with the most it may take."""
 
     timeout_s: float = 120.0
-    """Seconds after which a request without an answer is given up and sent again."""
+    """Seconds after which a request without a whole answer is given up and sent again."""
 
     max_retries: int = 6
     """Times that one request is sent again."""
@@ -63,13 +63,13 @@ class EndpointConfig:
     most, and never less than the server asks for."""
 
     budget_usd: float | None = None
-    """Most that all answers of a ledger may cost together; needs prices."""
+    """Most that all answers of a ledger may cost together; needs both prices."""
 
-    usd_per_million_input_tokens: float = 0.0
-    """Price of what is sent."""
+    usd_per_million_input_tokens: float | None = None
+    """Price of what is sent; given together with the other one, 0 for what is free."""
 
-    usd_per_million_output_tokens: float = 0.0
-    """Price of what is answered."""
+    usd_per_million_output_tokens: float | None = None
+    """Price of what is answered; the same."""
 
     tokens_per_picture: int = 2000
     """Most input tokens that the server counts for one picture; the budget relies on it."""
@@ -92,13 +92,15 @@ class EndpointConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name):g}")
         prices = (self.usd_per_million_input_tokens, self.usd_per_million_output_tokens)
-        if min(self.max_retries, *prices) < 0:
-            raise ConfigError("max_retries and prices must be 0 or more")
-        if self.budget_usd is not None and (self.budget_usd < 0 or max(prices) == 0):
+        for limit in (self.max_retries, self.budget_usd, *prices):
+            if limit is not None and not limit >= 0:
+                raise ConfigError("max_retries, budget_usd and prices must be 0 or more")
+        if None in prices and (self.budget_usd is not None or prices != (None, None)):
+            told = "a price alone" if self.budget_usd is None else f"budget_usd={self.budget_usd:g}"
             raise ConfigError(
-                f"budget_usd={self.budget_usd:g} needs usd_per_million_input_tokens and "
-                "usd_per_million_output_tokens, as the server's price list has them, and must be "
-                "0 or more"
+                f"{told} needs usd_per_million_input_tokens and usd_per_million_output_tokens, as "
+                f"the server's price list has them, got {prices[0]} and {prices[1]}; write 0 for "
+                "what is free"
             )
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:

@@ -28,7 +28,7 @@ from launch.run import Run
 from recap.pictures import decode
 from t2i.artifacts import Prompt, prompt_id, write_prompts
 from t2i.questions import Question, to_json
-from tests.recap.chat_server import KEY, ChatServer
+from tests.recap.chat_server import KEY, ChatServer, failing_once
 
 REPOSITORY = Path(__file__).parents[2]
 ADDED = "A huge violet dragon reads a book."
@@ -346,6 +346,22 @@ def test_too_many_unclear_answers_stop_the_job_and_a_higher_limit_asks_nothing(
         words[0] = "asked.max_unclear_share=0.9"
         judged(config(drawn, server, *words), tmp_path / "out")
         assert set(server.asked.values()) == {1}
+
+
+def test_a_question_that_the_server_only_failed_for_is_asked_again_at_the_next_start(
+    make: Any, tmp_path: Path
+) -> None:
+    made = drawn_at(tmp_path, make, num=8)
+    with served(saying=clear) as server:
+        server.trouble = failing_once(server, after=3)
+        words = ["asked.endpoint.max_retries=0", "asked.max_unclear_share=1"]
+        cfg = config(made, server, *words)
+        with pytest.raises(StoppedError, match=r"1 questions are unanswered.*no_answer"):
+            judged(cfg, tmp_path / "out")
+        total = sum(server.asked.values())
+        scores = judged(cfg, tmp_path / "out")
+        assert sum(server.asked.values()) == total + 1
+    assert "answers_no_answer" not in scores.manifest.counts
 
 
 def test_a_picture_without_a_clear_answer_has_no_row_and_is_counted(

@@ -107,6 +107,20 @@ def text_of(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else str(content[0]["text"])
 
 
+def failing_once(server: ChatServer, *, after: int) -> Callable[[int, int], Any]:
+    """Return a trouble: status 503 for one request, once so many questions were answered."""
+    failed = threading.Event()
+
+    def trouble(number: int, asking: int) -> Any:
+        with server.lock:
+            if failed.is_set() or server.answered.total() < after:
+                return None
+            failed.set()
+        return 503
+
+    return trouble
+
+
 def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -146,7 +160,7 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             with server.lock:
                 asking = server.asked[item]
                 server.asked[item] += 1
-            match server.trouble(number, asking):
+            match kind := server.trouble(number, asking):
                 case None:
                     pass
                 case "cut":
@@ -156,6 +170,13 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 case "hang":
                     server.release.wait(2)
                     self.close_connection = True
+                    return
+                case "drip" | "drip head":
+                    self.close_connection = True
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+                    self.wfile.write(b"\r\n" if kind == "drip" else b"x: ")
+                    while not server.release.wait(0.02):
+                        self.wfile.write(b" ")
                     return
                 case "html":
                     self.reply(200, "<!doctype html><title>Hello</title>", form="text/html")

@@ -13,10 +13,10 @@ from PIL import Image
 from launch.errors import ArtifactError, ConfigError, InputError, StoppedError
 from recap import teacher
 from recap.answers import Body, fits, judged, read_objects, refuse_schema
-from recap.asking import read_key
+from recap.asking import Asker, read_key
 from recap.chat import asked_wait, data_url
 from recap.config import EndpointConfig
-from recap.endpoint import Answer, Answers, Request, ask_all, expect, served_by
+from recap.endpoint import Answer, Answers, Asking, Request, ask_all, expect, served_by
 from recap.pace import Pace, Purse, Stopped
 from recap.pictures import as_jpeg
 from recap.served import NOTES
@@ -98,7 +98,7 @@ def test_a_ledger_that_has_everything_needs_neither_key_nor_server(
     assert done.num_old == 5
 
 
-@pytest.mark.parametrize("kind", [429, 500, 502, 503, "cut", "hang"])
+@pytest.mark.parametrize("kind", [429, 500, 502, 503, "cut", "hang", "drip", "drip head"])
 def test_what_passes_is_tried_again(tmp_path: Path, kind) -> None:
     trouble = lambda number, asking: kind if asking < 2 else None  # noqa: E731
     with texts(trouble=trouble) as server:
@@ -365,6 +365,23 @@ def test_moments_keep_both_limits() -> None:
     assert pace.held() == 3.0
 
 
+def test_rates_budget_and_waits_hold_over_all_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(Asker, "_wait", lambda self, seconds: waits.append(seconds))
+    with texts() as server:
+        cfg = config(server, **PRICES, requests_per_minute=1, budget_usd=1.0, concurrency=1)
+        with Asking(cfg, ledger=tmp_path / "ledger.jsonl") as asking:
+            for key in "abc":
+                asking.ask(iter([Request(key=key, instruction="Say.")]))
+        done = asking.answers
+    # One a minute, each a call of its own; nothing here really waits.
+    assert waits[0] == 0 < 30 < waits[1] <= 60 < 90 < waits[2] <= 120
+    assert (done.num_asked, done.input_tokens) == (3, 180)
+    assert done.spent_usd == pytest.approx(3 * (60 + 400) * 1e-6)
+
+
 def test_a_purse_waits_for_change_and_lets_go_when_closed() -> None:
     purse, log = Purse(1e-12 * 10, spent=0), []
     purse.set_aside(8)
@@ -428,6 +445,8 @@ def test_only_pictures_are_sent_as_pictures() -> None:
         ({"base_url": "http://me:secret@host/v1"}, "environment variable"),
         ({"key_variable": "sk-123"}, "never the key itself"),
         ({"budget_usd": 1.0}, "needs usd_per_million"),
+        ({"budget_usd": 1.0, "usd_per_million_output_tokens": 2.0}, r"got None and 2\.0; write 0"),
+        ({"usd_per_million_input_tokens": 2.0}, "a price alone needs usd_per_million"),
         ({"concurrency": 0}, "at least 1"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.errors import InputError
+from launch.errors import InputError, StoppedError
 from launch.manifest import read_manifest
 from launch.run import Run
 from recap.artifacts import open_captions, open_images
@@ -23,7 +23,7 @@ from recap.exchange import import_captions
 from recap.fuse import Pair, fuse
 from recap.ingest import ingest
 from recap.kept_words import lost, names_in
-from tests.recap.chat_server import KEY, ChatServer
+from tests.recap.chat_server import KEY, ChatServer, failing_once
 
 REPOSITORY = Path(__file__).parents[2]
 CAPTION = "A woman stands beside a boat."
@@ -133,6 +133,26 @@ def test_a_refusal_and_an_empty_answer_are_quarantined(world: Path, tmp_path: Pa
         out = start(settings(world, server.url), tmp_path / "out")
     assert set(read_manifest(out).recipe["gated_by_rule"]) == {"empty", "refusal"}
     assert set(open_captions(out).texts("fused").values()) == {CAPTION}
+
+
+def test_a_part_whose_question_the_server_only_failed_for_waits_for_the_next_start(
+    world: Path, tmp_path: Path
+) -> None:
+    with server_saying_the_same() as server:
+        whole = start(settings(world, server.url), tmp_path / "whole")
+        server.asked.clear()
+        server.answered.clear()
+        server.trouble = failing_once(server, after=5)
+        cfg = settings(world, server.url)
+        cfg = replace(cfg, endpoint=replace(cfg.endpoint, max_retries=0))
+        with pytest.raises(StoppedError, match=r"1 questions are unanswered.*no_answer"):
+            start(cfg, tmp_path / "out")
+        assert sum(server.asked.values()) == 35
+        assert len(list((tmp_path / "out").glob("parts/*.parquet"))) == 3
+        out = start(cfg, tmp_path / "out")
+        assert sum(server.asked.values()) == 36
+    assert read_manifest(out).digest == read_manifest(whole).digest
+    assert "no_answer" not in read_manifest(out).recipe["gated_by_rule"]
 
 
 @pytest.mark.timeout(900)

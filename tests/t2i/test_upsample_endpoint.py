@@ -22,8 +22,9 @@ from launch.errors import ConfigError, InputError, StoppedError
 from launch.run import Run
 from t2i.artifacts import PROMPTS, Prompt, open_prompts, read_attempts, write_prompts
 from t2i.config import PromptsConfig, UpsampleConfig
+from t2i.endpoint_rewriter import endpoint_plan
 from t2i.upsample import upsample
-from tests.recap.chat_server import KEY, ChatServer
+from tests.recap.chat_server import KEY, ChatServer, failing_once
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chain import payload, run_verb
@@ -178,6 +179,23 @@ def test_troubles_of_the_server_change_nothing(tmp_path: Path, prompts: Path) ->
     assert payload(tmp_path / "calm") == payload(tmp_path / "troubled")
 
 
+@pytest.mark.parametrize("after", [3, 8], ids=["in a part", "at the first of another part"])
+def test_a_prompt_that_the_server_only_failed_for_is_asked_again_at_the_next_start(
+    tmp_path: Path, prompts: Path, after: int
+) -> None:
+    once = {"max_retries": 0, "concurrency": 1}
+    with Scribe() as calm:
+        make(calm, prompts, tmp_path / "calm")
+    with Scribe() as server:
+        server.trouble = failing_once(server, after=after)
+        with pytest.raises(StoppedError, match=r"1 prompts are unanswered.*no_answer"):
+            make(server, prompts, tmp_path / "out", endpoint=once)
+        assert sum(server.asked.values()) == NUM
+        make(server, prompts, tmp_path / "out", endpoint=once)
+        assert sum(server.asked.values()) == NUM + 1
+    assert payload(tmp_path / "calm") == payload(tmp_path / "out")
+
+
 def test_a_run_that_was_killed_asks_for_nothing_twice(tmp_path: Path, prompts: Path) -> None:
     with Scribe(lambda n, asking: "no" if n % 5 == 0 else None, delay_s=0.02) as server:
         make(server, prompts, tmp_path / "whole", attempts=2)
@@ -261,6 +279,18 @@ def test_a_budget_stops_the_job_and_a_higher_one_goes_on(tmp_path: Path, prompts
         assert 0 < first < NUM
         make(server, prompts, tmp_path / "out", endpoint={**priced, "budget_usd": 1.0})
         assert sum(server.answered.values()) == NUM
+
+
+def test_the_plan_s_most_is_that_of_all_attempts(prompts: Path) -> None:
+    priced = {"model": "m", "usd_per_million_input_tokens": 0.0, "max_output_tokens": 500}
+    tree = {
+        "prompts": str(prompts),
+        "endpoint": {**priced, "usd_per_million_output_tokens": 1000.0},
+        "attempts": 3,
+    }
+    plan = endpoint_plan(build(UpsampleConfig, tree, where=""), prompts=["a dog", "a cat"])
+    # Two prompts, 500 tokens at 0.001 USD, three times.
+    assert "at most 3.00 in 3 attempts without retries" in str(plan["expected cost"])
 
 
 def test_a_rewriter_or_a_server_and_not_both(prompts: Path) -> None:
