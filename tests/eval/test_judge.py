@@ -95,7 +95,7 @@ def overrides(drawn: Drawn, server: ChatServer, *words: str) -> list[str]:
         f"asked.endpoint.base_url={server.url}",
         "asked.endpoint.key_variable=TEST_KEY",
         "asked.endpoint.retry_wait_s=0.002",
-        "asked.endpoint.timeout_s=0.6",
+        "asked.endpoint.timeout_s=1.5",
         *words,
     ]
 

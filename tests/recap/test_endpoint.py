@@ -102,7 +102,9 @@ def test_a_ledger_that_has_everything_needs_neither_key_nor_server(
 def test_what_passes_is_tried_again(tmp_path: Path, kind) -> None:
     trouble = lambda number, asking: kind if asking < 2 else None  # noqa: E731
     with texts(trouble=trouble) as server:
-        done, found = ask(tmp_path, config(server, timeout_s=0.25), questions(6))
+        # Short only where it must end: a busy machine may be slow to hand on an answer.
+        timeout_s = 5.0 if isinstance(kind, int) or kind == "cut" else 0.5
+        done, found = ask(tmp_path, config(server, timeout_s=timeout_s), questions(6))
     assert done.num_retries == 12
     assert {answer.rule for answer in found.values()} == {None}
     assert set(server.answered.values()) == {1}

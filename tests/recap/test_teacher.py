@@ -73,7 +73,7 @@ def overrides(server: ChatServer, images: Path, *words: str) -> list[str]:
         f"vlm.endpoint.base_url={server.url}",
         "vlm.endpoint.key_variable=TEST_KEY",
         "vlm.endpoint.retry_wait_s=0.002",
-        "vlm.endpoint.timeout_s=0.6",
+        "vlm.endpoint.timeout_s=1.5",
         "vlm.picture_px=24",
         *words,
     ]
