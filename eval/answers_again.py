@@ -349,6 +349,31 @@ def compared(scores: Mapping[Key, Sequence[Score]], one: Key, other: Key) -> Com
     return Compared(matrix=matrix, seeds=tuple(seeds), num_pictures=num_pictures)
 
 
+def own_interval(scores: Mapping[Key, Sequence[Score]], key: Key) -> tuple[float, float]:
+    """Return the interval of one arm's mean: with training seeds, where there are enough."""
+    cells: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for score in scores[key]:
+        cells[score.model_seed, score.pair_id].append(score.value)
+    seeds, pairs = (tuple(sorted({at[i] for at in cells})) for i in (0, 1))
+    if len(seeds) < 4 or len(pairs) < 2:
+        mean = mean_again(scores, key)
+        return mean.low, mean.high
+    matrix = np.array([[np.mean(cells[s, p]) for p in pairs] for s in seeds])  # type: ignore[index]
+    return Compared(matrix=matrix, seeds=(), num_pictures=0).deciding
+
+
+def pooled_again(
+    arms: Float[np.ndarray, " N"], than: Float[np.ndarray, " _"]
+) -> tuple[float, float, float]:
+    """Return the mean over arms, or its difference to that of others, and its interval."""
+    if not len(than):
+        return (float(arms.mean()), *_student(arms))
+    if _is_rounding(np.hypot(stats.sem(arms), stats.sem(than)), np.concatenate([arms, than])):
+        return float(arms.mean() - than.mean()), -np.inf, np.inf
+    found = stats.ttest_ind(arms, than, equal_var=False).confidence_interval(0.95)
+    return float(arms.mean() - than.mean()), float(found.low), float(found.high)
+
+
 def curve_rows(scores: Mapping[Key, Sequence[Score]], key: Key) -> dict[Key, list[Score]]:
     """Return a measure's scores on the prompts that every arm has at every moment."""
     same = {k: v for k, v in scores.items() if k[:4] == key[:4] and not k.arm.startswith("(")}

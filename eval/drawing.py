@@ -29,7 +29,7 @@ INK, MUTED, RULE, ZERO = "#22262b", "#646b75", "#e3e6ea", "#9aa1ab"
 ARM_COLOURS = ("#6f7680", "#1f6fb2", "#c4501b", "#1d8464", "#7a4fa3", "#96741d")
 """The reference arm is grey; the others are told apart by people with any colour vision."""
 
-ARM_MARKERS = ("o", "s", "^", "D", "v", "P")
+ARM_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 
 CSS_OF = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ZERO: "--zero"} | {
     colour: f"--arm-{i}" for i, colour in enumerate(ARM_COLOURS)
@@ -151,11 +151,9 @@ def _inline(svg: str, *, name: str, alt: str) -> str:
 
 
 def look_of(arm: str, arms: Sequence[str]) -> tuple[str, str]:
-    """Return colour and marker of an arm; a colour that comes again has another marker."""
+    """Return colour and marker of an arm; of up to twelve arms each has a marker of its own."""
     i = list(arms).index(arm)
-    return ARM_COLOURS[i % len(ARM_COLOURS)], ARM_MARKERS[
-        (i + i // len(ARM_COLOURS)) % len(ARM_MARKERS)
-    ]
+    return ARM_COLOURS[i % len(ARM_COLOURS)], ARM_MARKERS[i % len(ARM_MARKERS)]
 
 
 def bars(intervals: Sequence[Interval]) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +32,17 @@ from eval.answers_again import (
     curve_rows,
     holm_again,
     mean_again,
+    own_interval,
+    pooled_again,
     scores_of,
     seeds_again,
 )
 from eval.config import RecomputeConfig
+from eval.from_rows import answer_rows, write_answers
 from eval.published import ROWS, read_rows
+from eval.summary import SUMMARY
 from eval.words import AXIS_NAMES
+from launch.config import find_config, load_tree
 from launch.errors import ArtifactError
 from launch.manifest import (
     MANIFEST,
@@ -86,6 +91,9 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
         ArtifactError: A number is not what the rows say, a row's number is missing, or a file is
             not the one that its manifest names.
     """
+    if cfg.report is None:
+        recompute_rows(cfg, run)
+        return
     manifest = run.input("report", cfg.report, artifact="report")
     path = cfg.rows or cfg.report / ROWS
     if not path.is_file():
@@ -102,14 +110,7 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
     if not run.start(plan, minutes=0.5, gib=0.01):
         return
     checked = list(check(cfg.report, scores, resamples=cfg.resamples))
-    wrong = [c for c in checked if not c.is_equal]
-    if wrong:
-        w = wrong[0]
-        raise ArtifactError(
-            f"{cfg.report}: {len(wrong):,} of {len(checked):,} published numbers are not what the "
-            f"rows say, first {w.table}, {w.where}, {w.column}: published {w.published!r}, "
-            f"recomputed {w.recomputed!r}. Make the report again from its scores."
-        )
+    _refuse_wrong(checked, where=cfg.report)
     write_bytes(run.out / TABLE, _csv(checked))
     exact = sum(c.tolerance <= EXACT * max(abs(c.published), 1.0) for c in checked)
     print(
@@ -120,6 +121,64 @@ def recompute(cfg: RecomputeConfig, run: Run) -> None:
         artifact=RECOMPUTED, counts={"rows_in": len(checked), "rows_out": len(checked)},
         parts=[TABLE],
     )  # fmt: skip
+
+
+def recompute_rows(cfg: RecomputeConfig, run: Run) -> None:
+    """Answer a study from its rows and its configuration alone, and compute the answer again.
+
+    Raises:
+        ArtifactError: The two do not agree, or the rows are not there.
+    """
+    assert cfg.rows is not None and cfg.study is not None  # noqa: PT018
+    if not cfg.rows.is_file():
+        raise ArtifactError(f"{cfg.rows}: no such file; expected the rows of a report.")
+    path = find_config(cfg.study)
+    run.external_input("rows", cfg.rows, digest_file(cfg.rows))
+    run.external_input("study", path, digest_file(path))
+    table = read_rows(cfg.rows)
+    if not run.start({"rows": table.num_rows, "study": path}, minutes=0.5, gib=0.01):
+        return
+    found = answer_rows(cfg.rows, load_tree([path], []), resamples=cfg.resamples)
+    parts = write_answers(found, run.out, resamples=cfg.resamples)
+    scores = scores_of(table)
+    last = _last(scores)
+    scores |= changes_again(scores)
+    primary = _read(run.out / "tables/primary.csv")
+    checked = list(
+        _check_primary(
+            primary, scores, last, resamples=cfg.resamples, own_resamples=cfg.resamples
+        )
+    )  # fmt: skip
+    checked += _check_seeds(_read(run.out / "tables/seeds.csv"), scores, last)
+    checked += _check_numbers(run.out, scores, last)
+    checked += _check_summary(run.out, {"primary": primary}, scores, last)
+    _refuse_wrong(checked, where=cfg.rows)
+    write_bytes(run.out / TABLE, _csv(checked))
+    print((run.out / SUMMARY).read_text(encoding="utf-8"))
+    print(f"{len(checked):,} numbers, computed again by other formulas, are the same")
+    run.finish(
+        artifact=RECOMPUTED, counts={"rows_in": len(checked), "rows_out": len(checked)},
+        parts=[TABLE, *parts],
+    )  # fmt: skip
+
+
+def _refuse_wrong(checked: Sequence[Checked], *, where: Path) -> None:
+    wrong = [c for c in checked if not c.is_equal]
+    if wrong:
+        w = wrong[0]
+        raise ArtifactError(
+            f"{where}: {len(wrong):,} of {len(checked):,} published numbers are not what the "
+            f"rows say, first {w.table}, {w.where}, {w.column}: published {w.published!r}, "
+            f"recomputed {w.recomputed!r}. Make the report again from its scores."
+        )
+
+
+def _last(scores: Iterable[Key]) -> dict[str, int]:
+    """Return the last moment of each arm."""
+    last: dict[str, int] = {}
+    for key in scores:
+        last[key.arm] = max(key.samples_seen, last.get(key.arm, 0))
+    return last
 
 
 def _csv(checked: Sequence[Checked]) -> bytes:
@@ -143,7 +202,7 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
     Raises:
         ArtifactError: A table speaks of rows that are not there, or leaves some out.
     """
-    last = {key.arm: max(k.samples_seen for k in scores if k.arm == key.arm) for key in scores}
+    last = _last(scores)
     tables = {
         name: _read(report / "tables" / f"{name}.csv")
         for name in (
@@ -162,9 +221,7 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
     for name in ("grid", "sentences", "distances", "following", "checks", "changes", "pairs"):
         for record in tables[name]:
             yield from _check_record(name, record, scores, last)
-    for path in sorted((report / "tables").glob("along-*.csv")):
-        for record in _read(path):
-            yield from _check_record(path.stem, _of_own_text(record), scores, last)
+    yield from _check_numbers(report, scores, last)
     yield from _check_seeds(_read(report / "tables" / "seeds.csv"), scores, last)
     yield from _check_holm(report, tables, scores, last)
     own = read_manifest(report).recipe["resamples"]
@@ -226,6 +283,41 @@ def _check_record(
     if arm.startswith("("):  # the number of prompts is that of the models' pictures
         del again["num_prompts"]
     yield from _numbers(table, record, again)
+
+
+def _check_numbers(
+    report: Path, scores: dict[Key, list[Score]], last: dict[str, int]
+) -> Iterator[Checked]:
+    """Compute once more what is told against numbers by which arms differ."""
+    for path in sorted((report / "tables").glob("along-*.csv")):
+        for record in _read(path):
+            yield from _check_along(path.stem, _of_own_text(record), scores, last)
+    for path in sorted((report / "tables").glob("pooled-*.csv")):
+        for record in _read(path):
+            yield from _check_pooled(path.stem, record, scores, last)
+
+
+def _check_along(
+    table: str, record: dict[str, str], scores: dict[Key, list[Score]], last: dict[str, int]
+) -> Iterator[Checked]:
+    """Compute a mean once more, and its interval with training seeds where one is told."""
+    yield from _check_record(table, record, scores, last)
+    low, high = own_interval(scores, _key(record, record["arm"], last[record["arm"]]))
+    if record.get("with_seeds_low"):
+        yield from _numbers(table, record, {"with_seeds_low": low, "with_seeds_high": high})
+
+
+def _check_pooled(
+    table: str, record: dict[str, str], scores: dict[Key, list[Score]], last: dict[str, int]
+) -> Iterator[Checked]:
+    """Compute once more what arms that share a number are on average, or two such means differ."""
+    means = [
+        [mean_again(scores, _key(record, arm, last[arm])).mean for arm in record[column].split()]
+        for column in ("arms", "than")
+    ]
+    mean, low, high = pooled_again(*(np.array(of) for of in means))
+    where = record | {"arm": record["arms"]}
+    yield from _numbers(table, where, {"mean": mean, "low": low, "high": high})
 
 
 def _of_own_text(record: dict[str, str]) -> dict[str, str]:
@@ -367,8 +459,9 @@ def _check_summary(
             if np.isfinite(c.deciding[0]):  # without an interval the sentence says why
                 expected.append((_where(record), ends))
             for arm in (record["arm"], record["than"]) if BEYOND in record["prompt_style"] else ():
-                own = mean_again(scores, _key(record, arm, last[arm]))
-                expected.append((f"{_where(record)}, {arm} itself", [own.mean, own.low, own.high]))
+                key = _key(record, arm, last[arm])
+                own = [mean_again(scores, key).mean, *own_interval(scores, key)]
+                expected.append((f"{_where(record)}, {arm} itself", own))
         for (where, ends), printed in zip(expected, said, strict=True):
             yield from _printed("headline", where, printed, ends)
     for block in blocks:

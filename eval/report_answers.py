@@ -28,7 +28,7 @@ from eval.report_rows import (
     describe,
     primary_measure,
 )
-from eval.seed_noise import MIN_SEEDS, seed_headline, seed_noise_of
+from eval.seed_noise import MIN_SEEDS, mean_of, seed_headline, seed_noise_of
 from eval.stats import Comparison, Verdict, compare, holm
 from launch.errors import InputError
 
@@ -258,7 +258,7 @@ def _own(table: ScoreTable, measure: Measure, primary: PrimaryConfig) -> dict[st
     if primary.against is None:
         return {}
     found = ((arm, table.rows(measure, arm)) for arm in (primary.better, primary.than))
-    return {arm: t_interval(cluster_means(rows)) for arm, rows in found if rows is not None}
+    return {arm: mean_of(rows, arm=arm) for arm, rows in found if rows is not None}
 
 
 def _named(measures: Sequence[Measure], style: str) -> str:

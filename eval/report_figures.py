@@ -16,6 +16,7 @@ from eval.drawing import (
     INK,
     MUTED,
     NARROW,
+    RULE,
     WIDTH,
     ZERO,
     Drawing,
@@ -30,6 +31,7 @@ from eval.drawing import (
 from eval.intervals import Interval
 from eval.report_answers import Answers, Cell, Curve
 from eval.report_rows import Measure
+from eval.seed_noise import SeedNoise
 from eval.words import AXIS_NAMES, CEILING_NAMES, MINUS, name_of, unit_of
 
 if TYPE_CHECKING:
@@ -141,6 +143,36 @@ def _draw_curve(panel: Axes, curve: Curve, arms: Sequence[str]) -> None:
     panel.yaxis.set_major_locator(MaxNLocator(5))
     panel.set_xlim(left=0)
     panel.grid(visible=False, axis="x")
+
+
+def draw_seeds(found: Sequence[SeedNoise], measure: Measure, folder: Path) -> Drawing:
+    """Draw the mean of every training seed, and how far two further models would lie apart.
+
+    Args:
+        found: The spread of each arm.
+        measure: What is measured.
+        folder: Folder of the report.
+    """
+    arms = [noise.arm for noise in found]
+    with drawing_style():
+        figure, axes = new_figure(1, 1, size=(NARROW, 1.3 + 0.5 * len(arms)))
+        panel = axes.flat[0]
+        for row, noise in enumerate(found):
+            colour, marker = look_of(noise.arm, arms)
+            values = [mean for _, mean in noise.by_seed]
+            middle, half = float(np.mean(values)), noise.between_two / 2
+            panel.barh(row, 2 * half, left=middle - half, height=0.5, color=RULE, zorder=1)
+            panel.vlines(middle, row - 0.25, row + 0.25, color=MUTED, linewidth=1.2, zorder=2)
+            panel.scatter(values, [row] * len(values), color=colour, marker=marker, s=22, zorder=3)
+        panel.set_yticks(range(len(arms)), [plain_text(arm) for arm in arms])
+        panel.set_ylim(len(arms) - 0.4, -0.6)
+        panel.grid(axis="y", visible=False)
+        panel.set_xlabel(f"{name_of(measure)}, {measure.style} prompts, {unit_of(measure)}")
+        panel.set_title(
+            "Each point a training seed; two further\nmodels lie a bar apart in 5% of cases"
+        )
+        alt = f"Mean {name_of(measure)} of each training seed of {', '.join(arms)}"
+        return write_drawing(figure, folder, "seeds", alt=alt)
 
 
 def draw_differences(

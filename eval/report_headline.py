@@ -45,7 +45,7 @@ class Test:
     comparison: Comparison
 
     own: Mapping[str, Interval] = field(default_factory=dict)
-    """Where two changes are compared, that of each arm by itself, given the trained models."""
+    """Where two changes are compared, that of each arm by itself, over what the comparison is."""
 
 
 def _interval_of(c: Comparison, digits: int, *, sign: int = 1) -> str:

@@ -16,11 +16,20 @@ from typing import Final
 from eval.config import ReportConfig
 from eval.distribution_artifact import DISTRIBUTION, DISTRIBUTION_VERSION, SAYS_NOTHING
 from eval.drawing import Drawing
-from eval.report_along import along_table, draw_along, highest
+from eval.report_along import (
+    along_table,
+    basis_of,
+    draw_along,
+    lines_along,
+    told,
+    with_numbers,
+)
 from eval.report_answers import Answers
 from eval.report_distribution import distribution_table, open_distances, sizes_table
+from eval.report_figures import draw_seeds
 from eval.report_inputs import Opened
 from eval.report_judged import WORDS, answers_of, counts_table, examples_table
+from eval.report_pooled import pooled_table
 from eval.report_rows import order_arms, primary_measure
 from eval.report_tables import cells_table
 from eval.seed_noise import seed_noise_of, seed_noise_table
@@ -67,21 +76,39 @@ def along(of: Sources) -> Section | None:
     """Draw the scores against the numbers by which arms differ."""
     if not of.cfg.along:
         return None
-    places = list(enumerate(of.cfg.along))
+    words, drawings, shown, folded, every = [], [], [], [], []
+    for place, named in enumerate(of.cfg.along):
+        number = with_numbers(named, of.opened.captions)
+        lines = lines_along(of.opened.table, of.answers, number)
+        is_measured = named.measured is not None
+        drawings.append(
+            draw_along(lines, number, of.folder, place=place, is_joined=not is_measured)
+        )  # fmt: skip
+        folded.append(along_table(lines, number, place=place))
+        every += lines
+        if is_measured:  # the same arms once more, by what their captions came to be
+            continue
+        words += told(of.opened.table, lines, number)
+        over_arms = [line.pooled for line in lines if line.pooled is not None]
+        if over_arms:
+            shown.append(pooled_table(over_arms, place=place))
+    basis = (
+        f"{basis_of(every)} The highest was looked for, so it looks higher than it is; it is "
+        "compared with each other arm, corrected over the comparisons of one prompt style."
+    )
+    if shown:
+        basis += (
+            " Where several arms share a number, their mean has Student's interval over the arms, "
+            "the prompts taken as given; largest and smallest number are compared by Welch's."
+        )
     return Section(
         id="along",
         name="By number",
         title="Scores against what the arms differ by",
-        words=[
-            *dict.fromkeys(
-                line for a in of.cfg.along for line in highest(of.opened.table, of.answers, a)
-            ),
-            "Means with 95% intervals over prompts, given the trained models. The highest was "
-            "looked for, so it looks higher than it is; it is compared with each other arm, "
-            "corrected over the comparisons of one prompt style.",
-        ],
-        drawings=[draw_along(of.answers, a, of.folder, place=i) for i, a in places],
-        folded=[along_table(of.answers, a, place=i) for i, a in places],
+        words=[*words, basis],
+        tables=shown,
+        drawings=drawings,
+        folded=folded,
     )
 
 
@@ -124,6 +151,7 @@ def training_seeds(of: Sources) -> Section | None:
             "compared as if they had seen other captions, are called different by an interval over "
             "prompts in the share of cases below; with none of it, that share would be 5%.",
         ],
+        drawings=[draw_seeds(found, primary_measure(of.cfg.primary), of.folder)],
         tables=[seed_noise_table(found, primary_measure(of.cfg.primary))],
     )
 

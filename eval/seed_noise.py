@@ -17,10 +17,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from eval.intervals import LEVEL, t_interval
-from eval.pairing import Rows
+from eval.intervals import LEVEL, Interval, t_interval
+from eval.pairing import Rows, cluster_means
 from eval.report_rows import Measure, ScoreTable
+from eval.stats import MIN_SEEDS as SEEDS_IN_INTERVAL
 from eval.table import Table, Value
+from eval.two_way import two_way_interval
 from eval.words import DIGITS, name_of, number, unit_of
 from launch.errors import InputError
 
@@ -107,6 +109,20 @@ def _means(
         )
     total = np.bincount(cell, weights=rows.value, minlength=size)
     return np.asarray((total / count).reshape(len(seeds), len(pairs)))
+
+
+def mean_of(rows: Rows, *, arm: str) -> Interval:
+    """Return the mean of one arm, with an interval that includes training seeds where it can.
+
+    From four seeds on over prompts and training seeds, with fewer over prompts, given the models.
+
+    Raises:
+        InputError: A seed lacks pictures of a prompt that another one has.
+    """
+    seeds, pairs = np.unique(rows.model_seed), np.unique(rows.pair)
+    if len(seeds) < SEEDS_IN_INTERVAL or len(pairs) < 2:
+        return t_interval(cluster_means(rows))
+    return two_way_interval(_means(rows, seeds=seeds, pairs=pairs, arm=arm))
 
 
 def seed_noise_of(table: ScoreTable, measure: Measure, arms: Sequence[str]) -> list[SeedNoise]:

@@ -56,13 +56,31 @@ class PrimaryConfig:
 class AlongConfig:
     """Arms that differ by a number: what is drawn against it."""
 
+    SINCE_LATER: ClassVar = frozenset({"measured", "kinds"})
+
     title: str
     """What the number is, with its unit: "descriptive captions, %"."""
 
-    arms: dict[str, float]
-    """The number of each arm; an arm may stand in several."""
+    arms: dict[str, float] = field(default_factory=dict)
+    """The number of each arm; an arm may stand in several. Left out with `measured`."""
+
+    measured: Literal["precision", "recall"] | None = None
+    """Take the numbers from the measured captions instead: precision or recall, %, of the claims
+    that captions of `kinds` make of pictures that no captioner learned from."""
+
+    kinds: list[str] = field(default_factory=list)
+    """Kinds of caption whose arms have the same name, with `measured`."""
 
     def __post_init__(self) -> None:
+        if self.measured is not None:
+            if self.arms or len(set(self.kinds)) < 2:
+                raise ConfigError(
+                    f"along: {self.title!r} takes its numbers from measured captions; expected no "
+                    f"arms and two kinds or more, got arms={self.arms}, kinds={self.kinds}"
+                )
+            return
+        if self.kinds:
+            raise ConfigError(f"along: {self.title!r} has kinds, which only measured numbers have")
         if len(set(self.arms.values())) < 2:
             raise ConfigError(
                 f"along: {self.title!r} needs arms at two numbers or more, got {self.arms}"
@@ -144,15 +162,25 @@ class ReportConfig:
 class RecomputeConfig:
     """Compute every figure of a report again from its rows, by other code, and compare."""
 
-    report: Path
-    """Report to check."""
+    report: Path | None = None
+    """Report to check; None computes the answer from `rows` and `study`, and checks that."""
 
     rows: Path | None = None
     """Rows that its figures rest on: `rows.parquet` of a report or `scores.parquet` of a scores
     artifact; None takes the report's own."""
+
+    study: Path | None = None
+    """Configuration of the study, where there are rows and no report."""
 
     resamples: int = 10_000
     """Draws, where the report's own numbers were drawn at random."""
 
     def __post_init__(self) -> None:
         require_positive(self, "resamples")
+        if self.report is None and (self.rows is None or self.study is None):
+            raise ConfigError(
+                "recompute: expected a report=FOLDER, or rows=FILE and study=FILE to answer a "
+                f"study from its rows alone; got rows={self.rows}, study={self.study}"
+            )
+        if self.report is not None and self.study is not None:
+            raise ConfigError("recompute: a report names its study; leave out study or report")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import json
 import shutil
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from eval.published import ROWS, read_rows, write_rows
 from eval.recompute import Checked, _csv, check, recompute
 from eval.summary import SUMMARY
 from eval.two_way import two_way_p
-from launch.errors import ArtifactError
+from launch.errors import ArtifactError, ConfigError
 from launch.manifest import read_manifest
 from launch.run import Run
 
@@ -191,6 +192,31 @@ def test_rows_of_scores_serve_as_well(default: tuple[Path, ReportConfig]) -> Non
         for a, b in zip(sorted(rows), sorted(full[key]), strict=True):
             assert a[:-1] == b[:-1]
             assert a.value == pytest.approx(b.value, rel=1e-12)
+
+
+def test_rows_and_study_give_the_answer_without_a_report(
+    default: tuple[Path, ReportConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, made = default
+    study = {
+        "name": made.study,
+        "arms": dict.fromkeys(["real", "ssc", "dsc"]),
+        "primary": {k: v for k, v in vars(made.primary).items() if v is not None},
+        "steps": {"report": {"set": {"along": [{"title": "n", "arms": {"real": 0, "dsc": 1}}]}}},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    cfg = RecomputeConfig(rows=folder / ROWS, study=tmp_path / "study.yaml", resamples=500)
+    recompute(cfg, Run(out=tmp_path / "again", verb="eval recompute", config=cfg))
+    first = (folder / SUMMARY).read_text().split("\n\n")[0]
+    assert first in capsys.readouterr().out
+    with (tmp_path / "again/recomputed.csv").open(newline="") as file:
+        tables = {row["table"] for row in csv.DictReader(file)}
+    assert {"primary", "headline", "along-0", "summary"} <= tables
+
+
+def test_rows_without_their_study_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a report=FOLDER, or rows=FILE and study=FILE"):
+        RecomputeConfig(rows=Path("rows.parquet"))
 
 
 def test_recomputing_uses_nothing_of_what_made_the_report() -> None:

@@ -19,7 +19,6 @@ from eval.intervals import Interval
 from eval.pairing import Rows
 from eval.published import ROWS, read_rows
 from eval.recompute import check
-from eval.report_answers import Answers, Cell
 from eval.report_rows import Measure, ScoreTable, change_of
 from eval.seed_noise import seed_noise
 from eval.summary import PAGE
@@ -87,8 +86,7 @@ def test_a_study_may_compare_how_much_arms_change(added: tuple[Path, ReportConfi
             for r in records(folder, "changes")
             if (r["arm"], r["than"], r["metric"]) == (arm, "", "claims_held")
         )
-        told = [number(float(found[end]), 1) for end in ("mean", "low", "high")]
-        assert f"{arm} {told[0]} [{told[1]}, {told[2]}]" in headline_of(folder)
+        assert f"{arm} {number(float(found['mean']), 1)} [" in headline_of(folder)
 
 
 def test_changes_share_the_correction_with_all_other_comparisons(
@@ -113,7 +111,10 @@ def test_arms_are_drawn_along_their_number(added: tuple[Path, ReportConfig]) -> 
     for record in found:
         mean = np.mean(list(values(cfg, record["arm"], record["prompt_style"]).values()))
         assert float(record["mean"]) == pytest.approx(mean)
+        assert float(record["with_seeds_low"]) < mean < float(record["with_seeds_high"])
+        assert record["with_seeds_low"] != record["low"]
     page = (folder / PAGE).read_text()
+    assert "95% intervals over prompts and training seeds" in page
     assert "against descriptive captions, %, a line for each prompt style" in page
     assert list((folder / "figures").glob("along-0-*.svg"))
 
@@ -137,22 +138,29 @@ def test_what_is_highest_is_told_with_what_cannot_be_told_from_it(
 def test_arms_of_one_number_are_joined_by_their_mean() -> None:
     import matplotlib.pyplot as plt
 
-    from eval.report_along import _draw_panel
+    from eval.report_along import Line, _draw_panel
+    from eval.report_pooled import pooled
 
-    answers = object.__new__(Answers)
-    object.__setattr__(answers, "arms", ["a", "b", "c"])
     interval = partial(Interval, standard_error=1.0, df=9.0, level=0.95, method="t")
     means = {
         arm: interval(estimate=at, low=at - 1, high=at + 1)
-        for arm, at in {"a": 1.0, "b": 3.0, "c": 6.0}.items()
+        for arm, at in {"a": 1.0, "b": 3.0, "c": 6.0, "d": 7.0}.items()
     }
     measure = Measure("claims_held", "human")
-    cell = Cell(measure=measure, means=means, differences=[], num_prompts=10, num_pictures=10)
-    along = AlongConfig(title="n", arms={"a": 10, "b": 10, "c": 20})
+    x = {"a": 10.0, "b": 10.0, "c": 20.0, "d": 20.0}
+    found = pooled(measure, {a: m.estimate for a, m in means.items()}, x, title="n")
+    assert found is not None
+    low, high = stats.ttest_ind([6, 7], [1, 3], equal_var=False).confidence_interval(0.95)
+    assert [found.contrast.low, found.contrast.high] == pytest.approx([low, high])
+    assert "20 and 10 are not distinguishable (difference 4.5" in found.sentence
+    low, high = stats.t.interval(0.95, 1, 2, stats.sem([1, 3]))
+    assert [found.means[10].low, found.means[10].high] == pytest.approx([low, high])
+    line = Line(measure=measure, x=x, given=means, means=means, pooled=found)
     figure, panel = plt.subplots()
-    _draw_panel(panel, [cell], answers, along, styles=["human"])
-    line = panel.lines[-1]
-    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([10, 20], [2.0, 6.0])
+    _draw_panel(panel, [line], styles=["human"])
+    joined = panel.lines[-1]
+    assert (joined.get_xdata().tolist(), joined.get_ydata().tolist()) == ([10, 20], [2.0, 6.5])
+    assert panel.collections[0].get_offsets().tolist() == [[10, 1], [10, 3], [20, 6], [20, 7]]
     plt.close(figure)
 
 
