@@ -182,7 +182,7 @@ def test_numbers_may_come_from_the_measured_captions(
         replace(named, arms={"real": 1.0})
 
 
-def test_of_eight_styles_no_two_look_alike() -> None:
+def test_of_twelve_styles_no_two_have_one_marker() -> None:
     from eval.drawing import look_of
 
     styles = [f"style_{i}" for i in range(12)]
