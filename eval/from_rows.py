@@ -82,5 +82,7 @@ def write_answers(found: FromRows, folder: Path, *, resamples: int) -> list[str]
             tables.append(pooled_table(over_arms, place=place))
     for made in tables:
         write_bytes(folder / "tables" / f"{made.name}.csv", made.csv())
-    write_bytes(folder / SUMMARY, summary_text(answers, study=found.study).encode())
+    # Without the line on the page, which is not made here.
+    text = summary_text(answers, study=found.study).rpartition("\n\n")[0] + "\n"
+    write_bytes(folder / SUMMARY, text.encode())
     return [*(f"tables/{made.name}.csv" for made in tables), SUMMARY]

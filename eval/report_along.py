@@ -20,6 +20,7 @@ import numpy as np
 from eval.artifacts import CaptionsReport
 from eval.config import AlongConfig
 from eval.drawing import (
+    ARM_COLOURS,
     MUTED,
     WIDTH,
     Drawing,
@@ -253,7 +254,13 @@ def _draw_panel(
             panel.errorbar(x, y, yerr=bars(over), **look)
         if is_joined:
             at = np.unique(x)
-            panel.plot(at, [y[x == place].mean() for place in at], color=colour)
+            over_x = [y[x == place].mean() for place in at]
+            panel.plot(at, over_x, color=colour, linestyle=_stroke(i))
+
+
+def _stroke(place: int) -> str:
+    """Return the line of a style: broken where its colour comes again."""
+    return "-" if place < len(ARM_COLOURS) else "--"
 
 
 def _legend(figure: Any, styles: Sequence[str]) -> None:
@@ -262,6 +269,7 @@ def _legend(figure: Any, styles: Sequence[str]) -> None:
     handles = [
         Line2D(
             [], [], color=colour, marker=marker, markersize=5, linewidth=1.8,
+            linestyle=_stroke(styles.index(style)),
             label=f"{style} prompts",
         )
         for style in styles

@@ -166,10 +166,11 @@ def draw_seeds(found: Sequence[SeedNoise], measure: Measure, folder: Path) -> Dr
             panel.scatter(values, [row] * len(values), color=colour, marker=marker, s=22, zorder=3)
         panel.set_yticks(range(len(arms)), [plain_text(arm) for arm in arms])
         panel.set_ylim(len(arms) - 0.4, -0.6)
+        panel.margins(x=0.05)
         panel.grid(axis="y", visible=False)
         panel.set_xlabel(f"{name_of(measure)}, {measure.style} prompts, {unit_of(measure)}")
         panel.set_title(
-            "Each point a training seed; two further\nmodels lie a bar apart in 5% of cases"
+            "A point is a training seed; two further\nmodels lie a bar apart or more in 5%"
         )
         alt = f"Mean {name_of(measure)} of each training seed of {', '.join(arms)}"
         return write_drawing(figure, folder, "seeds", alt=alt)

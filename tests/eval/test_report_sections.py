@@ -164,6 +164,31 @@ def test_arms_of_one_number_are_joined_by_their_mean() -> None:
     plt.close(figure)
 
 
+def test_numbers_may_come_from_the_measured_captions(
+    added: tuple[Path, ReportConfig],
+) -> None:
+    from eval.report_along import with_numbers
+    from eval.report_facts import caption_axes
+
+    captions = artifacts.open_captions_report(added[1].captions)
+    drawn, _ = caption_axes(captions)
+    kinds = list(dict.fromkeys(row[0] for row in drawn))[:2]
+    named = AlongConfig(title="precision, %", measured="precision", kinds=kinds)
+    expected = {row[0]: 100 * row[2].estimate for row in drawn if row[1] == "all"}
+    assert with_numbers(named, captions).arms == {kind: expected[kind] for kind in kinds}
+    with pytest.raises(InputError, match=r"takes precision of 'nobody' .* Measure it"):
+        with_numbers(replace(named, kinds=[*kinds, "nobody"]), captions)
+    with pytest.raises(ConfigError, match="expected no arms and two kinds or more"):
+        replace(named, arms={"real": 1.0})
+
+
+def test_of_twelve_styles_no_two_have_one_marker() -> None:
+    from eval.drawing import look_of
+
+    styles = [f"style_{i}" for i in range(12)]
+    assert len({look_of(style, styles)[1] for style in styles}) == len(styles)
+
+
 def test_every_figure_of_the_added_sections_is_recomputed(
     added: tuple[Path, ReportConfig],
 ) -> None:
