@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,11 @@ SMALL = [
 ]
 
 
+START = (Path(__file__).parents[2] / "docs" / "start.md").read_text()
+LOOKS = re.findall(r"python -m launch (\w+) runs/studies/smoke(\S*)", START)
+"""What the page for beginners does after its study: verb, and place in the study."""
+
+
 def call(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
 
@@ -54,6 +60,17 @@ def test_a_caption_is_followed_from_alt_text_to_report(study: Path) -> None:
 def test_the_study_proves_itself(study: Path) -> None:
     verified = call("launch", "verify", str(study))
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.parametrize(("verb", "place"), LOOKS)
+def test_what_beginners_do_next_works(study: Path, verb: str, place: str) -> None:
+    done = call("launch", verb, f"{study}{place}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+
+
+def test_beginners_look_at_their_study_in_three_ways() -> None:
+    assert {verb for verb, _ in LOOKS} == {"show", "trace", "verify"}
 
 
 def test_every_model_of_a_seed_saw_the_same_pictures_noise_and_dropout(study: Path) -> None:

@@ -1,15 +1,20 @@
 """Every command that the documentation shows is one that the programs accept.
 
 Commands are taken from fences of shell or plain text and from code in the running text. They are
-parsed by the programs' own parsers and never run.
+parsed by the programs' own parsers, whatever starts them; those that only tell something and need
+no data (`--help`, plans of studies and of trainings) are run too. What `start.md` looks at is run
+on a made study in tests/chain.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,13 +25,16 @@ from launch import __main__ as launch_command
 from launch import study as studies
 from launch import verbs
 from launch.config import find_config
-from launch.errors import CaptionmixError
+from launch.errors import CaptionmixError, ConfigError
 from launch.plan import Plan, make_plan
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = REPOSITORY / "configs" / "studies"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
 STARTS = ("python -m ", "captionmix ", "make ")
+BEFORE = re.compile(r"(?:\$ |\.venv/bin/|timeout \d+ )")
+LAUNCHED = re.compile(r"accelerate launch --config_file (\S+) -m ")
+SUBMITTED = re.compile(r"sbatch (?:--[\w-]+ \S+ )*(\S+\.sbatch) ")
 RUNNABLE = sorted({path.stem for path in STUDIES.glob("*.yaml")} - {"scenes", "rewriting", "gpu"})
 """Shipped studies; the others have no arms: studies stand on them, or they are laid over."""
 
@@ -44,8 +52,23 @@ def commands(text: str) -> list[str]:
         if language in {"", "sh", "bash", "console", "text"}:
             lines += body.replace("\\\n", " ").splitlines()
     lines += SPAN.findall(FENCE.sub("", text))
-    lines = [line.strip().removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
+    lines = [started(line.strip()) for line in lines]
     return [line for line in lines if f"{line} ".startswith(STARTS)]
+
+
+def started(line: str) -> str:
+    """Return what a line runs in the end: the command without what starts or bounds it.
+
+    A recipe or a script that the repository lacks stays where it is named, so the line is refused.
+    """
+    while found := BEFORE.match(line):
+        line = line[found.end() :]
+    if (found := LAUNCHED.match(line)) and (REPOSITORY / found[1]).is_file():
+        return f"python -m {line[found.end() :]}"
+    if (found := SUBMITTED.match(line)) and (REPOSITORY / found[1]).is_file():
+        (module,) = re.findall(r'-m (\w+ \w+) "\$@"', (REPOSITORY / found[1]).read_text())
+        return f"python -m {module} {line[found.end() :]}"
+    return f"python -m {line}" if line.startswith(("accelerate launch ", "sbatch ")) else line
 
 
 def yaml_files(text: str) -> dict[str, str]:
@@ -65,6 +88,8 @@ def parse(line: str) -> None:
     Raises:
         RefusedError: With what is wrong.
     """
+    if re.search(r"(?<=\s)[\w.]+=[^\s\"']*[\[{]", line):
+        raise RefusedError("a shell may take brackets for a pattern: quote the argument")
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         _parse_make(words[1:])
@@ -133,8 +158,12 @@ def _parse_verb(stage: str, words: list[str]) -> None:
     if words[0] not in table:
         raise RefusedError(f"{stage} has no verb {words[0]!r}")
     try:
-        arguments = verbs._parser(stage, table[words[0]]).parse_args(words[1:])
+        given = [word for word in words[1:] if word != "..."]
+        arguments = verbs._parser(stage, table[words[0]]).parse_args(given)
         verbs._load(table[words[0]], arguments)
+    except ConfigError as error:
+        if "..." not in words or "missing" not in str(error):
+            raise RefusedError(str(error)) from error
     except (SystemExit, CaptionmixError) as error:
         raise RefusedError(str(error)) from error
 
@@ -185,6 +214,46 @@ def test_every_command_in_the_docs_parses(
     parse(line)
 
 
+def is_short(line: str) -> bool:
+    """Whether a command tells something at once and needs no data; ingesting does."""
+    words = shlex.split(line, comments=True)
+    return "--help" in words or ("--dry-run" in words and words[2] in {"launch", "t2i"})
+
+
+SHORT = {name: (page, line) for name, (page, line) in SHOWN.items() if is_short(line)}
+ONCE = {shlex.join(shlex.split(line, comments=True)): (page, line) for page, line in SHORT.values()}
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        pytest.param(*shown, id=name, marks=[pytest.mark.slow] if number else [])
+        for number, (name, shown) in enumerate(ONCE.items())
+    ],
+)
+def test_the_short_commands_in_the_docs_run(page: Path, line: str, tmp_path: Path) -> None:
+    for name, text in yaml_files(page.read_text()).items():
+        (tmp_path / name).write_text(text)
+    _, *words = shlex.split(line, comments=True)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("stage", sorted(set(launch.cli.STAGES) - {"launch"}))
+def test_every_verb_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in importlib.import_module(f"{stage}.__main__").VERBS:
+        with pytest.raises(SystemExit) as ended:
+            verbs.main(
+                stage, importlib.import_module(f"{stage}.__main__").VERBS, [verb.name, "--help"]
+            )
+        assert ended.value.code == 0
+        assert f"{stage} {verb.name}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("study", RUNNABLE)
 def test_every_shipped_study_has_settings_that_its_stages_accept(study: str) -> None:
     assert _plan([STUDIES / f"{study}.yaml"], REQUIRED.get(study, [])).instances
@@ -218,11 +287,19 @@ def test_every_shipped_study_has_settings_that_its_stages_accept(study: str) -> 
         "python -m launch verify runs/studies/nothing",
         "python -m launch trace runs/studies/smoke/rapport",
         "python -m launch doctor now",
+        "python -m recap export --out runs/a images=runs/b captions=[runs/c] form=webdataset",
+        "accelerate launch --config_file launch/accelerate/gpu_9.yaml -m recap train ...",
+        "accelerate launch --config_file launch/accelerate/gpu_8.yaml -m recap trian ...",
+        "sbatch launch/slurm/train.sbatch --config configs/t2i/nothing.yaml ...",
+        "sbatch launch/slurm/nothing.sbatch --config configs/t2i/train.yaml ...",
+        "timeout 480 .venv/bin/python -m launch study --config configs/studies/nothing.yaml",
+        "python -m recap train sauce=1 ...",
     ],
 )
 def test_a_wrong_command_is_refused(line: str) -> None:
+    (found,) = commands(f"```sh\n{line}\n```")
     with pytest.raises(RefusedError):
-        parse(line)
+        parse(found)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +309,7 @@ def test_a_wrong_command_is_refused(line: str) -> None:
         "```console\n$ make test\n```",
         "```\nmake test\n```",
         "```text\n.venv/bin/make test\n```",
+        "```sh\n$ timeout 60 .venv/bin/make test\n```",
         "say `make test` and\n```yaml\nmake: test\n```",
         "  ```bash\n  make \\\ntest\n  ```\n",
     ],
