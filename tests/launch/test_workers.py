@@ -120,7 +120,8 @@ def give_up(*_) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(60)  # a test that would hang fails instead
-    sys.exit(main("fake", [Verb("do", "__main__:DoConfig", "__main__:do")]))
+    verb = Verb("do", "__main__:DoConfig", "__main__:do", is_parallel=True)
+    sys.exit(main("fake", [verb]))
 '''
 
 MakeStep = Callable[..., Instance]
@@ -266,6 +267,7 @@ def test_processes_that_fail_together_are_named_with_the_command_that_starts_the
     with pytest.raises(StoppedError, match=r"^bad failed \(exit code 1\)") as stopped:
         study.run(make_step("bad", started_by=TWO_PROCESSES, ends="stopped"))
     assert f"accelerate.commands.launch --config_file {TWO_PROCESSES}" in str(stopped.value)
+    assert "StoppedError: the loss is not finite" in study.said("bad")
 
 
 def test_the_longest_chain_goes_first(make_step: MakeStep, study: Study) -> None:
