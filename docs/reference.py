@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parent / "reference"
 STAGES = ("recap", "t2i", "eval")
 MODULES = (
     "recap.artifacts",
+    "recap.artifacts.images",
+    "recap.artifacts.captions",
     "t2i.artifacts",
     "t2i.artifacts.prompts",
     "t2i.artifacts.generations",
