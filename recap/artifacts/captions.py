@@ -123,7 +123,6 @@ class Captions:
     def texts(self, kind: str) -> dict[str, str]:
         """Give the accepted text of each picture, by sample_id.
 
-captions/version 1
         Raises:
             ArtifactError: The artifact has no caption of this kind.
         """

@@ -86,7 +86,6 @@ def make_sample_id(name: str, key: str) -> str:
 class Images:
     """An open images artifact. Rows are numbered as in `table`.
 
-images/version 1
     The index is read and shards are mapped when first asked for.
 
     N rows asked for, S side in pixels
