@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import manifest as manifests
+from launch.arms import check_primary, checked_arms, settings_of_arm
 from launch.config import Tree, load_tree, to_plain
 from launch.errors import ConfigError
 from launch.manifest import canonical_json, digest_bytes
@@ -31,9 +32,6 @@ from launch.price import count_price
 _REFERENCE = re.compile(r"<[^<>]+>")
 _LOOP_VALUE = re.compile(r"<([\w.]+)>")
 
-CAPTION_FOLDERS = frozenset({"captions", "further_text_states"})
-"""Settings that an arm may have of its own, and roles of inputs in which arms may differ: where its
-captions lie, beside its mix."""
 
 STEP_KEYS = (
     *("run", "config", "set", "foreach", "per_arm", "started_by"),
@@ -111,8 +109,8 @@ def make_plan(tree: Tree, *, store: Path) -> Plan:
     Raises:
         ConfigError: Arms that differ in more than captions, an unknown name in a step, a circle.
     """
-    arms = _checked_arms(tree)
-    _check_primary(tree, arms)
+    arms = checked_arms(tree)
+    check_primary(tree, arms)
     seeds = list(range(_count(tree, "seeds")))
     num_workers = _count(tree, "jobs")
     steps = tree.get("steps")
@@ -172,48 +170,6 @@ def _count(tree: Tree, key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{key} must be a whole number of at least 1, got {value!r}")
     return value
-
-
-def _checked_arms(tree: Tree) -> dict[str, Tree]:
-    """Return the arms, refusing those that differ in anything but their captions."""
-    arms = tree.get("arms") or {}
-    if not isinstance(arms, dict):
-        raise ConfigError("arms must be name -> {caption_mix: {kind: probability}}")
-    known = tree.get("kinds")
-    for name, arm in arms.items():
-        if not re.fullmatch(r"[\w.+-]+", str(name)):
-            raise ConfigError(
-                f"arms.{name}: an arm names folders; use letters, digits, and . _ + - alone"
-            )
-        extra = sorted(set(arm or {}) - {"caption_mix"})
-        if extra:
-            raise ConfigError(
-                f"arms.{name}.{extra[0]}: arms of a study may differ in `caption_mix` alone. "
-                "Set it for all arms in the step, or make it another study."
-            )
-        mix = (arm or {}).get("caption_mix")
-        if not isinstance(mix, dict) or not mix:
-            raise ConfigError(f"arms.{name}: needs caption_mix: {{kind: probability}}")
-        for kind in mix:
-            if known is not None and kind not in known:
-                raise ConfigError(
-                    f"arms.{name}.caption_mix.{kind}: this study has captions of kind "
-                    f"{', '.join(known)}; use one of these."
-                )
-    return arms
-
-
-def _check_primary(tree: Tree, arms: Mapping[str, Tree]) -> None:
-    """Refuse a headline comparison of arms that the study does not have."""
-    primary = tree.get("primary")
-    if not isinstance(primary, dict) or not arms:
-        return
-    for key in ("better", "than"):
-        if primary.get(key) not in arms:
-            raise ConfigError(
-                f"primary.{key}: {primary.get(key)!r} is no arm of this study; its arms are "
-                f"{', '.join(arms)}."
-            )
 
 
 def _references(value: Any) -> set[str]:
@@ -317,7 +273,7 @@ def _instance(
         paths = [str(i.folder) for i in chosen]
         return paths if name.endswith(".*") else paths[0]
 
-    settings = resolve({**spec.get("set", {}), **_of_arm(step, spec, point, arms)})
+    settings = resolve({**spec.get("set", {}), **settings_of_arm(step, spec, point, arms)})
     launcher = resolve(spec.get("started_by"))
     stage, *verb = str(spec["run"]).split()
     files = spec.get("config") or []
@@ -361,29 +317,6 @@ def _launcher_file(launcher: object, *, step: str) -> str:
             f"steps.{step}.started_by: there is no file {launcher}; expected one, or {names}"
         )
     return str(file)
-
-
-def _of_arm(step: str, spec: Tree, point: Mapping[str, Any], arms: Mapping[str, Tree]) -> Tree:
-    """Return the settings that a step has for its arm alone.
-
-    Raises:
-        ConfigError: They are of no arm, or of more than where captions lie.
-    """
-    per_arm = spec.get("per_arm") or {}
-    for arm, own in per_arm.items():
-        if arm not in arms or "arm" not in (spec.get("foreach") or []):
-            raise ConfigError(
-                f"steps.{step}.per_arm.{arm}: expected one of {', '.join(arms)}, in a step with "
-                "foreach: [arm]"
-            )
-        if extra := sorted(set(own or {}) - CAPTION_FOLDERS):
-            raise ConfigError(
-                f"steps.{step}.per_arm.{arm}.{extra[0]}: arms of a study may differ in where their "
-                f"captions lie ({', '.join(sorted(CAPTION_FOLDERS))}) and in nothing else. Set it "
-                "for all arms in `set`."
-            )
-    own = per_arm.get(point.get("arm"))
-    return dict(own or {})
 
 
 def _price(spec: Tree, key: str, *, step: str, values: Tree) -> float:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.arms import CAPTION_FOLDERS
 from launch.errors import ArtifactError
 from launch.manifest import Manifest, digest_file, read_manifest
-from launch.plan import CAPTION_FOLDERS
 from launch.progress import Progress
 from launch.trace import Step, locate, printable, read_steps, shown_rows
 
