@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from eval.answers_again import Compared, Key, Score, compared, holm_again, mean_again, scores_of
+from eval.answers_again import (
+    Compared,
+    Key,
+    Score,
+    compared,
+    holm_again,
+    mean_again,
+    scores_of,
+    seeds_again,
+)
 from eval.published import read_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROWS = DOCS / "data/real_vs_ssc_vs_dsc.scores.parquet"
 HEADING = "## Real, short or descriptive captions?"
+MIXING = "## Does a little alt text help, and how much?"
+SEEDS = "## How far do models of the same captions lie apart?"
 LAST = 24_000
 STYLES = {
     "prompts by people": "human",
@@ -34,10 +45,14 @@ def scores() -> dict[Key, list[Score]]:
     return scores_of(read_rows(ROWS))
 
 
+def entry(heading: str) -> str:
+    page = (DOCS / "results.md").read_text()
+    return page[page.index(heading) :].split("\n## ")[0]
+
+
 @pytest.fixture(scope="module")
 def text() -> str:
-    page = (DOCS / "results.md").read_text()
-    return page[page.index(HEADING) :].split("\n## ")[0]
+    return entry(HEADING)
 
 
 def one(pattern: str, text: str) -> list[float]:
@@ -145,6 +160,40 @@ def test_what_one_seed_said_is_that_of_its_rows(scores: dict[Key, list[Score]], 
             text,
         )
         assert printed == rounded([c.difference, c.low, c.high])
+
+
+def test_the_shares_of_each_mix_are_those_of_the_rows() -> None:
+    scores = scores_of(read_rows(DOCS / "data/mixing.scores.parquet"))
+    text = entry(MIXING)
+    mixes = ("real", "dsc_25", "dsc_50", "dsc_65", "dsc_80", "dsc_90", "dsc", "dsc_100")
+    labels = STYLES | {"rewritten prompts": "upsampled"}
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "." in line]
+    assert len(rows) == 4
+    for row in rows:
+        label, *cells = [cell.strip() for cell in row.strip("| ").split("|")]
+        keys = [claims(arm, style=labels[label]) for arm in mixes]
+        assert [float(c) for c in cells] == rounded([mean_again(scores, k).mean for k in keys])
+    c = difference(scores, "dsc", "dsc_100")
+    printed = one(r"difference \N{MINUS SIGN}([\d.]+) \[\N{MINUS SIGN}([\d.]+), ([\d.]+)\]", text)
+    assert printed == rounded([-c.difference, -c.low, c.high])
+
+
+def test_the_spread_of_seeds_is_that_of_the_rows() -> None:
+    scores = scores_of(read_rows(DOCS / "data/seed_noise.scores.parquet"))
+    text = entry(SEEDS)
+    found = seeds_again(scores, claims("dsc"))
+    spread = [found.deviation, found.low, found.high]
+    assert one(r"\*\*Training .* of ([\d.]+) \[([\d.]+), ([\d.]+)\]", text) == rounded(spread)
+    by_seed = one("By seed 0 to 7: " + ", ".join([r"([\d.]+)"] * 8) + r"\.", text)
+    assert by_seed == rounded([found.means[seed] for seed in range(8)])
+    assert one(r"lie ([\d.]+) points apart", text) == rounded([found.between_two])
+    called = [found.num_called_different, found.num_pairs]
+    assert one(r"calls (\d+) of (\d+) pairs different", text) == called
+    clip = seeds_again(scores, Key("clip_similarity", "human", "human", "", "dsc", LAST))
+    spread = [clip.deviation, clip.low, clip.high]
+    assert one(r"deviation is ([\d.]+) \[([\d.]+), ([\d.]+)\] points", text) == rounded(spread)
+    called = [clip.num_called_different, clip.num_pairs]
+    assert one(r"and (\d+) of (\d+) pairs are", text) == called
 
 
 def test_the_program_that_computes_a_figure_again_prints_what_its_page_says(
