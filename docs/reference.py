@@ -32,6 +32,7 @@ MODULES = (
     "t2i.artifacts.generations",
     "t2i.artifacts.models",
     "t2i.artifacts.caches",
+    "t2i.ledger",
     "eval.artifacts",
     "eval.judge_artifact",
     "eval.distribution_artifact",
@@ -108,8 +109,11 @@ def _described(module: ModuleType) -> Iterator[tuple[str, str, pa.Schema | None]
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             value = getattr(module, ast.unparse(target), None)
             if isinstance(value, pa.Schema):
-                found = {key.decode(): said.decode() for key, said in value.metadata.items()}
-                contract = f"{found['captionmix.artifact']} {found['captionmix.version']}"
+                found = {
+                    key.decode().removeprefix("captionmix."): said.decode()
+                    for key, said in value.metadata.items()
+                }
+                contract = f"{found['artifact']} {found['version']}"
                 is_said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                 said = inspect.cleandoc(str(after.value.value)) if is_said else ""
                 yield f"`{ast.unparse(target)}`, {contract}", said, value

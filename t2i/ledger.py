@@ -38,7 +38,7 @@ STREAMS = ("order", "caption", "dropout", "latent", "timestep", "noise")
 AUGMENTATION = "augmentation"
 """The stream that is drawn from only where a picture has several latents."""
 
-SCHEMA = pa.schema(
+LEDGER_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
         pa.field("samples_seen", pa.int64(), nullable=False),
@@ -164,7 +164,7 @@ class Ledger:
         """Write the finished table."""
         rows = _read_rows(self._path)
         columns = [list(column) for column in zip(*rows, strict=True)]
-        write_parquet(path, pa.table(columns or [[] for _ in SCHEMA], schema=SCHEMA))
+        write_parquet(path, pa.table(columns or [[] for _ in LEDGER_SCHEMA], schema=LEDGER_SCHEMA))
 
 
 def _line(row: Row) -> str:

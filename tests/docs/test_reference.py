@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +55,6 @@ def test_every_table_of_the_artifacts_is_on_its_page(reference: ModuleType) -> N
         ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
         for stage in reference.STAGES
         for path in (DOCS.parent / stage).rglob("*.py")
-        if "_SCHEMA = " in (text := path.read_text(encoding="utf-8")) or "_SCHEMA: Final = " in text
+        if re.search(r"^\w*SCHEMA(: Final)? = ", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert sources <= set(reference.MODULES)

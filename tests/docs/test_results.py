@@ -6,12 +6,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from eval.answers_again import (
+    BEYOND,
     Compared,
     Key,
     Score,
+    changes_again,
     compared,
     holm_again,
     mean_again,
@@ -55,11 +59,14 @@ def text() -> str:
     return entry(HEADING)
 
 
-def one(pattern: str, text: str) -> list[float]:
+def said(pattern: str, text: str) -> tuple[str, ...]:
     found = re.findall(pattern, text)
     assert len(found) == 1, f"{len(found)} times: {pattern}"
-    groups = found[0] if isinstance(found[0], tuple) else (found[0],)
-    return [float(group) for group in groups]
+    return found[0] if isinstance(found[0], tuple) else (found[0],)
+
+
+def one(pattern: str, text: str) -> list[float]:
+    return [float(group) for group in said(pattern, text)]
 
 
 def rounded(values: Sequence[float], digits: int = 1) -> list[float]:
@@ -68,6 +75,26 @@ def rounded(values: Sequence[float], digits: int = 1) -> list[float]:
 
 def claims(arm: str, *, style: str = "human", axis: str = "") -> Key:
     return Key("claims_held", style, "", axis, arm, 0 if arm.startswith("(") else LAST)
+
+
+def of_one_more(values: Sequence[float]) -> list[float]:
+    """Return between what a further value of these lies in 95% of cases."""
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)
+    return [np.mean(values) + sign * half * np.sqrt(1 + 1 / len(values)) for sign in (-1, 1)]
+
+
+def signed(text: str) -> list[float]:
+    """Return a change and its interval, `1.2 [-3.0, 4.5]`."""
+    return [
+        float(n.replace("\N{MINUS SIGN}", "-")) for n in re.findall(r"\N{MINUS SIGN}?[\d.]+", text)
+    ]
+
+
+def table_of(text: str, *, head: str) -> dict[str, list[str]]:
+    """Return the cells of the table whose head begins so, by the first cell of their row."""
+    lines = text[text.index(f"| {head}") :].split("\n\n")[0].splitlines()[2:]
+    rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
+    return {label: cells for label, *cells in rows}
 
 
 def difference(scores: dict[Key, list[Score]], arm: str, than: str) -> Compared:
@@ -108,9 +135,20 @@ def test_the_other_pairs_are_corrected_for_all_secondary_comparisons(
         assert printed[:3] == rounded([c.difference, *c.deciding])
         assert printed[3:] == rounded([p], 2)
         assert p > 0.05
-    gained = one(r"short captions gained ([\d.]+) to ([\d.]+) points", text)
-    by_seed = difference(scores, "ssc", "real").by_seed.values()
-    assert gained == rounded([min(by_seed), max(by_seed)])
+    gained = one(r"gained ([\d.]+), ([\d.]+), ([\d.]+) and ([\d.]+) points by seed", text)
+    by_seed = difference(scores, "ssc", "real").by_seed
+    assert gained == rounded([by_seed[seed] for seed in range(4)])
+    assert "between \N{MINUS SIGN}0.8 and 18.5 in 95%" in text
+    assert rounded(of_one_more([*by_seed.values()])) == [-0.8, 18.5]
+    for what, arm, style in (
+        ("SSC by", "ssc", "alt"),
+        ("and DSC by", "dsc", "alt"),
+        ("descriptions, DSC by", "dsc", "dsc"),
+    ):
+        printed = one(rf"{what} ([\d.]+) \[([\d.]+), ([\d.]+)\](?: points)? \(p = ([\d.]+)", text)
+        one_key, other = (Key("clip_similarity", style, "alt", "", a, LAST) for a in (arm, "real"))
+        c, p = compared(scores, one_key, other), corrected[one_key[:4], arm, "real"]
+        assert printed == [*rounded([c.difference, *c.deciding]), round(p, 3)]
 
 
 @pytest.mark.parametrize("label", STYLES)
@@ -176,6 +214,47 @@ def test_the_shares_of_each_mix_are_those_of_the_rows() -> None:
     c = difference(scores, "dsc", "dsc_100")
     printed = one(r"difference \N{MINUS SIGN}([\d.]+) \[\N{MINUS SIGN}([\d.]+), ([\d.]+)\]", text)
     assert printed == rounded([-c.difference, -c.low, c.high])
+
+
+def test_what_other_forms_change_is_what_the_rows_say() -> None:
+    scores = scores_of(read_rows(DOCS / "data/regularities.scores.parquet"))
+    scores |= changes_again(scores)
+    text = entry("## What if prompts lose the captioner's form?")
+    forms = {
+        "lower case": "lower", "no final punctuation": "no_stop", "no leading article": "bare",
+        "sentences shuffled": "shuffled", "first sentence alone": "first",
+        "in people's words": "people", "lower case, shuffled, no final stop": "altered",
+    }  # fmt: skip
+    table = table_of(text, head="change in claims that hold")
+    assert table.keys() == forms.keys()
+    for label, cells in table.items():
+        style = f"dsc_{forms[label]}{BEYOND}dsc"
+        for arm, cell in zip(("dsc_80", "dsc", "dsc_100"), cells, strict=True):
+            mean = mean_again(scores, claims(arm, style=style))
+            assert signed(cell) == rounded([mean.mean, mean.low, mean.high]), (label, arm)
+    printed = said(r"people's words costs .*: (.*) \(80%\), (.*) \(95%\) and (.*) \(100%\)\.", text)
+    for cell, arm in zip(printed, ("dsc_80", "dsc", "dsc_100"), strict=True):
+        mean = mean_again(
+            scores, Key("clip_similarity", f"dsc_people{BEYOND}dsc", "dsc", "", arm, LAST)
+        )
+        assert signed(cell.replace(" points", "")) == rounded([-mean.mean, -mean.high, -mean.low])
+
+
+def test_what_rewriting_changes_is_what_the_rows_say() -> None:
+    scores = scores_of(read_rows(DOCS / "data/upsampling.scores.parquet"))
+    scores |= changes_again(scores)
+    text = entry("## Do rewritten prompts help?")
+    styles = {
+        "prompts by people": "human", "the same, rewritten": "upsampled",
+        "change": f"upsampled{BEYOND}human", "DSC as prompts": "dsc",
+    }  # fmt: skip
+    table = table_of(text, head="claims of the original that hold")
+    assert table.keys() == styles.keys()
+    for label, cells in table.items():
+        for arm, cell in zip(("real", "tags", "ssc", "dsc"), cells, strict=True):
+            mean = mean_again(scores, claims(arm, style=styles[label]))
+            interval = [mean.low, mean.high] if label == "change" else [mean.high - mean.mean]
+            assert signed(cell) == rounded([mean.mean, *interval]), (label, arm)
 
 
 def test_the_spread_of_seeds_is_that_of_the_rows() -> None:

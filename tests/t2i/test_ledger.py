@@ -8,7 +8,7 @@ import pytest
 
 from launch.errors import ArtifactError
 from t2i.data import Draw
-from t2i.ledger import SCHEMA, Ledger, Row, hash_tensors, row_of
+from t2i.ledger import LEDGER_SCHEMA, Ledger, Row, hash_tensors, row_of
 
 
 def draw(step: int = 1, **changed: np.ndarray) -> Draw:
@@ -76,7 +76,7 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None
     whole.write_table(tmp_path / "whole.parquet")
     assert (tmp_path / "ledger.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     table = pq.read_table(tmp_path / "ledger.parquet")
-    assert table.schema.equals(SCHEMA, check_metadata=True)
+    assert table.schema.equals(LEDGER_SCHEMA, check_metadata=True)
     assert table["step"].to_pylist() == [1, 2, 3]
 
 
