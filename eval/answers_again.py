@@ -304,6 +304,13 @@ class Compared:
         return float((high - low) / 2 + stats.t.ppf(0.8, df) * error)
 
     @property
+    def verdict(self) -> str:
+        """What the deciding interval alone allows to say."""
+        if not self.p < 0.05 or self.difference == 0:
+            return "not distinguishable"
+        return "better" if self.difference > 0 else "worse"
+
+    @property
     def num_prompts(self) -> int:
         """Prompt clusters."""
         return self.matrix.shape[1]

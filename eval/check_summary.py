@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from eval.answers_again import (
 )
 from eval.checked import Checked, key_of, read_table, where_of
 from eval.words import AXIS_NAMES
+from launch.manifest import read_manifest
 
 AXES = {name: axis for axis, name in AXIS_NAMES.items()}
 """Axes by the names that the summary gives them."""
@@ -56,6 +57,9 @@ def check_summary(
                 expected.append((f"{where_of(record)}, {arm} itself", own))
         for (where, ends), printed in zip(expected, said, strict=True):
             yield from _printed("headline", where, printed, ends)
+        yield from _check_words(" ".join(first.split()), tests, found)
+        yield from _check_caveats(" ".join(" ".join(blocks).split()), tests[0], found[0])
+    num_means = 0
     for block in blocks:
         head, *lines = block.splitlines()
         if not lines or "  " not in head.strip():
@@ -63,8 +67,53 @@ def check_summary(
         title, *arms = re.split(r"\s{2,}", head)
         for line in lines:
             label, *cells = re.split(r"\s{2,}", line.strip())
+            num_means += len(cells)
             yield from _check_means(title, label, dict(zip(arms, cells, strict=True)), tables,
                                     scores, last)  # fmt: skip
+    if "following" not in tables:  # from rows alone: there is no table to count by
+        return
+    style = read_manifest(report).config["primary"]["style"]
+    yield Checked("summary", "means", "number", num_means, _num_means(tables, style=style), 0)
+
+
+def _check_words(
+    sentence: str, tests: Sequence[dict[str, str]], found: Sequence[Compared]
+) -> Iterator[Checked]:
+    """Compare which arm the first sentence calls better, and over how many prompts."""
+    better, than = tests[0]["arm"], tests[0]["than"]
+    for record, c in zip(tests, found, strict=True):
+        told = f"{better} and {than} are not distinguishable in"
+        if c.verdict != "not distinguishable":
+            told = f"{better} is {c.verdict} than {than} by"
+        where = f"{where_of(record)}, expected {told!r}"
+        yield Checked("headline", where, "verdict", told in sentence, 1, 0)
+    for told in re.findall(r"([\d,]+) prompts?\b", sentence):
+        number = float(told.replace(",", ""))
+        yield Checked("headline", "all", "num_prompts", number, found[0].num_prompts, 0)
+
+
+def _check_caveats(caveats: str, record: dict[str, str], c: Compared) -> Iterator[Checked]:
+    """Compare the numbers of what is said beneath the first sentence."""
+    where, number = where_of(record), r"(-?[\d.]+)"
+    for told in re.findall(rf"true difference of {number}", caveats):
+        yield from _printed("caveats", where, [told], [c.smallest_detectable])
+    for told in re.findall(rf"alone the interval is \[{number}, {number}\]", caveats):
+        yield from _printed("caveats", where, told, [c.low, c.high])
+    for told in re.findall(r"differences by seed are (.*?[\d.]+) [a-z]", caveats):
+        by_seed = [c.by_seed[seed] for seed in sorted(c.by_seed)]
+        yield from _printed("caveats", where, told.split(", "), by_seed)
+
+
+def _num_means(tables: dict[str, list[dict[str, str]]], *, style: str) -> int:
+    """Count the means that a summary prints: one for each arm and ceiling in each of its rows."""
+    means = {
+        name: [r for r in of if not r["than"]] for name, of in tables.items() if name != "curves"
+    }
+    return (
+        sum(not r["axis"] or r["prompt_style"] == style for r in means["following"])
+        + sum(r["scoring"] == r["prompt_style"] for r in means["grid"])
+        + sum(r["metric"] in JUDGED and not r["axis"] for r in means["checks"])
+    )
 
 
 def _check_seed_headline(
@@ -112,5 +161,12 @@ def _printed(table: str, where: str, printed: Any, again: list[float]) -> Iterat
     for i, (text, value) in enumerate(zip(printed, again, strict=False)):
         digits = len(text.partition(".")[2])
         half_a_digit = 0.5 * 10**-digits * (1 + 1e-6) + 1e-9
-        column = ("estimate", "low", "high")[i] if table == "headline" else ("mean", "half")[i]
-        yield Checked(table, where, column, float(text), float(value), half_a_digit)
+        column = {"headline": ("estimate", "low", "high"), "summary": ("mean", "half")}.get(table)
+        yield Checked(
+            table,
+            where,
+            column[i] if column else f"number {i + 1}",
+            float(text),
+            float(value),
+            half_a_digit,
+        )

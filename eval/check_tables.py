@@ -45,7 +45,8 @@ def check_record(
         return
     mean = mean_again(scores, one)
     again = {"mean": mean.mean, "low": mean.low, "high": mean.high, "num_prompts": mean.num_prompts}
-    if arm.startswith("("):  # the number of prompts is that of the models' pictures
+    # A ceiling's number of prompts is that of the models' pictures; along a number none is told.
+    if arm.startswith("(") or table.startswith("along-"):
         del again["num_prompts"]
     yield from numbers_checked(table, record, again)
 
@@ -169,6 +170,16 @@ def check_primary(
         yield from numbers_checked(
             "primary", record, {name: getattr(c, name) for name in COMPARED}, loose=1e-6
         )
+        if record["verdict"] != "withheld":
+            told = f"verdict {record['verdict']!r}, expected {c.verdict!r}"
+            yield Checked(
+                "primary",
+                f"{where_of(record)}, {told}",
+                "verdict",
+                record["verdict"] == c.verdict,
+                1,
+                0,
+            )
         if record["bootstrap_low"]:
             low, high = c.bootstrap(resamples)
             # Drawn at random on both sides. The 2.5% quantile of R draws has a standard error of

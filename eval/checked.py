@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.answers_again import Key
+from launch.errors import ArtifactError
 
 EXACT = 1e-9
 """Relative deviation that rounding explains."""
@@ -56,10 +57,17 @@ def where_of(record: dict[str, str]) -> str:
 def numbers_checked(
     table: str, record: dict[str, str], again: dict[str, float], *, loose: float = EXACT
 ) -> Iterator[Checked]:
-    """Compare the columns that both have; an unbounded number is published as nothing."""
+    """Compare columns of a record; an unbounded number is published as nothing.
+
+    Raises:
+        ArtifactError: The table lacks one of the columns.
+    """
     for column, value in again.items():
         if column not in record:
-            continue
+            raise ArtifactError(
+                f"tables/{table}.csv: has no column {column}, expected one. Make the report again "
+                "from its scores."
+            )
         text = record[column]
         if text == "" or not np.isfinite(value):
             if text != "" or np.isfinite(value):

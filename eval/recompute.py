@@ -4,8 +4,8 @@ What a report prints of scores is computed here a second time: `eval/answers_aga
 formulas, which import nothing of those that made the report, and this module knows the files.
 Only the formulas are independent. Reading files, checking digests, the schema of the rows and the
 names of axes are the same code as the report's, and a wrong score is wrong on both sides. Each
-number of the report's tables and of its summary is compared, and the first that differs stops the
-command.
+number of the report's tables and of its summary is compared, the verdicts and what is said beneath
+the first sentence too, and the first that differs stops the command.
 
 Not recomputed, because they are no function of score rows: distances between distributions (FID
 and the like), people's votes, caption quality, the instrument's own quality, cost.
@@ -150,9 +150,21 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
         resamples: Draws of our own where the report's numbers were drawn at random.
 
     Raises:
-        ArtifactError: A table speaks of rows that are not there, or leaves some out.
+        ArtifactError: A table speaks of rows that are not there, or leaves some out, or is not
+            there itself.
     """
+    try:
+        yield from _checked(report, scores, resamples=resamples)
+    except KeyError as error:
+        raise ArtifactError(
+            f"{report}: a table speaks of {error.args[0]}, of which the rows have nothing. Make "
+            "the report again from its scores."
+        ) from error
+
+
+def _checked(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> Iterator[Checked]:
     last = last_moments(scores)
+    _refuse_missing_tables(report, scores)
     tables = {
         name: read_table(report / "tables" / f"{name}.csv")
         for name in (
@@ -181,6 +193,25 @@ def check(report: Path, scores: dict[Key, list[Score]], *, resamples: int) -> It
     yield from check_curves(tables["curves"], scores)
     yield from check_summary(report, tables, scores, last)
     _refuse_unpublished(report, tables, scores)
+
+
+def _refuse_missing_tables(report: Path, scores: dict[Key, list[Score]]) -> None:
+    """Refuse a report without a table that its rows and settings ask for."""
+    config = read_manifest(report).config
+    arms = {key.arm for key in scores if not key.arm.startswith("(")}
+    moments = {(key.arm, key.samples_seen) for key in scores if key.arm in arms}
+    wanted = [f"along-{place}" for place in range(len(config.get("along") or []))]
+    wanted += ["following"] * any(key.metric == "claims_held" for key in scores)
+    wanted += ["pairs"] * (len(arms) > 2)
+    wanted += ["curves"] * (len(moments) > len(arms))
+    wanted += ["primary"] * (config["primary"]["better"] != config["primary"]["than"])
+    for name in wanted:
+        path = report / "tables" / f"{name}.csv"
+        if not path.is_file():
+            raise ArtifactError(
+                f"{path}: no such table; these rows ask for it. Make the report again from its "
+                "scores."
+            )
 
 
 def _refuse_unpublished(

@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -171,6 +172,50 @@ def test_what_was_recomputed_is_written_so_that_it_can_be_read_again() -> None:
     (row,) = csv.DictReader(io.StringIO(_csv([awkward]).decode()))
     assert row["where"] == awkward.where
     assert (row["published"], row["recomputed"]) == ("1.0", "1.5")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("old", "new", "table"),
+    [
+        (r"dsc is better\s+than\s+real", "real is better than dsc", "headline"),
+        (r"dsc is better\s+than\s+real by", "dsc and real are not distinguishable in", "headline"),
+        (r"12 prompts", "13 prompts", "headline"),
+        (r"interval\s+is\s+\[", "interval is [1", "caveats"),
+        (r"\n\nclaims that hold.*?\n\n", "\n\n", "summary"),
+    ],
+)
+def test_words_of_the_summary_that_rows_do_not_bear_out_are_found(
+    tmp_path: Path, old: str, new: str, table: str
+) -> None:
+    study = Study(
+        effects={"real": 0.0, "dsc": 0.3}, seeds=4, seed_spread=0.02, pairs=12, moments=(300,)
+    )
+    folder, _ = make_report(tmp_path, study)
+    text = (folder / SUMMARY).read_text()
+    changed, num = re.subn(old, new, text, count=1, flags=re.DOTALL)
+    assert num == 1, text
+    (folder / SUMMARY).write_text(changed)
+    assert {c.table for c in wrong(folder)} == {table}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_verdict_a_column_and_a_table_that_are_missing_or_wrong_are_found(tmp_path: Path) -> None:
+    folder, _ = make_report(tmp_path, replace(CONTROL, pairs=8, moments=(100, 300)))
+    primary = folder / "tables/primary.csv"
+    text = primary.read_text()
+    primary.write_text(text.replace(",better,", ",worse,"))
+    assert ("primary", "verdict") in {(c.table, c.column) for c in wrong(folder)}
+    primary.write_text(text.replace("smallest_detectable", "smallest"))
+    with pytest.raises(ArtifactError, match=r"primary\.csv: has no column smallest_detectable"):
+        wrong(folder)
+    primary.write_text(text.replace("truth", "nobody"))
+    with pytest.raises(ArtifactError, match=r"nobody.*of which the rows have nothing"):
+        wrong(folder)
+    primary.write_text(text)
+    (folder / "tables/curves.csv").unlink()
+    with pytest.raises(ArtifactError, match=r"curves\.csv: no such table"):
+        wrong(folder)
 
 
 @pytest.mark.usefixtures("undrawn")
