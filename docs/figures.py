@@ -33,13 +33,15 @@ def main(out: Path, data: Path = DOCS / "data") -> None:
         name = rows.name.removesuffix(SUFFIX)
         resolved = data / f"{name}.study.yaml"
         study = load_tree([resolved if resolved.is_file() else f"studies/{name}.yaml"], [])
-        folder = Path(tempfile.mkdtemp())
-        (folder / "figures").mkdir()
-        for i, drawing in enumerate(draw(answer_rows(rows, study, resamples=2), folder), start=1):
-            png = next(file for file in drawing.files if file.endswith(".png"))
-            target = out / (f"{name}.png" if i == 1 else f"{name}_{i}.png")
-            shutil.copyfile(folder / png, target)
-            print(target)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            (folder / "figures").mkdir()
+            drawn = draw(answer_rows(rows, study, resamples=2), folder)
+            for i, drawing in enumerate(drawn, start=1):
+                png = next(file for file in drawing.files if file.endswith(".png"))
+                target = out / (f"{name}.png" if i == 1 else f"{name}_{i}.png")
+                shutil.copyfile(folder / png, target)
+                print(target)
 
 
 def draw(found: FromRows, folder: Path) -> list[Drawing]:

@@ -53,6 +53,7 @@ def answer_rows(rows: Path, study: Tree, *, resamples: int) -> FromRows:
         axes=AXES,
         is_control=bool(settings.get("control", False)),
         withheld=None,
+        is_public_clip=_is_public_clip(study["steps"]),
         changes=settings.get("changes") or {},
         resamples=resamples,
         seed=0,
@@ -64,6 +65,12 @@ def answer_rows(rows: Path, study: Tree, *, resamples: int) -> FromRows:
         along=[along for along in named if along.measured is None],
         study=str(study["name"]),
     )
+
+
+def _is_public_clip(steps: Tree) -> bool:
+    """Say whether a study's CLIP scores are those of a public CLIP, which its rows do not tell."""
+    score = (steps.get("score") or {}).get("set") or {}
+    return bool(score) and ("judge" not in score or score.get("clip_model") is not None)
 
 
 def write_answers(found: FromRows, folder: Path, *, resamples: int) -> list[str]:

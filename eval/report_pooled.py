@@ -1,8 +1,8 @@
 """Arms that share a number, such as captioners trained again: one mean, over the arms.
 
 What varies between such arms (the seed of a captioner, say) was drawn at random, so the interval is
-Student's over the arms' own means. It takes the prompts as given: another set of prompts would move
-all arms alike, and so hardly their differences.
+Student's over the arms' own means. It takes the prompts as given, and is not among the comparisons
+that are corrected together.
 
 N arms of one number
 """
@@ -52,7 +52,8 @@ class Pooled:
         return (
             f"{self.title}, {self.measure.style} prompts: {high:g} and {low:g} {word} "
             f"(difference {number(c.estimate, digits)} {bracket(c, digits)} "
-            f"{unit_of(self.measure)} in {name_of(self.measure)}; Welch's interval over {over})."
+            f"{unit_of(self.measure)} in {name_of(self.measure)}; Welch's interval over {over}; "
+            "not corrected for other comparisons)."
         )
 
 

@@ -88,18 +88,22 @@ def along(of: Sources) -> Section | None:
         every += lines
         if is_measured:  # the same arms once more, by what their captions came to be
             continue
-        words += told(of.opened.table, lines, number)
+        if of.answers.withheld is None:  # which is highest would be a ranking
+            words += told(of.opened.table, lines, number)
         over_arms = [line.pooled for line in lines if line.pooled is not None]
         if over_arms:
             shown.append(pooled_table(over_arms, place=place))
-    basis = (
-        f"{basis_of(every)} The highest was looked for, so it looks higher than it is; it is "
-        "compared with each other arm, corrected over the comparisons of one prompt style."
-    )
+    basis = basis_of(every)
+    if words:
+        basis += (
+            " The highest was looked for, so it looks higher than it is; it is compared with each "
+            "other arm, corrected over the comparisons of one prompt style."
+        )
     if shown:
         basis += (
             " Where several arms share a number, their mean has Student's interval over the arms, "
-            "the prompts taken as given; largest and smallest number are compared by Welch's."
+            "the prompts taken as given; largest and smallest number are compared by Welch's, "
+            "without correction for the other comparisons of this report."
         )
     return Section(
         id="along",

@@ -254,6 +254,12 @@ def test_rows_and_study_give_the_answer_without_a_report(
     recompute(cfg, Run(out=tmp_path / "again", verb="eval recompute", config=cfg))
     first = (folder / SUMMARY).read_text().split("\n\n")[0]
     assert first in capsys.readouterr().out
+    study["primary"]["metric"] = "clip_similarity"
+    study["steps"]["score"] = {"set": {"clip_model": "ViT-B-32", "clip_weights": "weights"}}
+    (tmp_path / "public.yaml").write_text(json.dumps(study))
+    public = replace(cfg, study=tmp_path / "public.yaml")
+    recompute(public, Run(out=tmp_path / "public", verb="eval recompute", config=public))
+    assert "was not checked on these pictures" in " ".join(capsys.readouterr().out.split())
     with (tmp_path / "again/recomputed.csv").open(newline="") as file:
         tables = {row["table"] for row in csv.DictReader(file)}
     assert {"primary", "headline", "along-0", "summary"} <= tables

@@ -135,6 +135,15 @@ def test_what_is_highest_is_told_with_what_cannot_be_told_from_it(
         assert best not in line[3]
 
 
+def test_a_withheld_ranking_is_not_told_along_a_number(tmp_path: Path) -> None:
+    cfg = build(tmp_path, Study(pairs=8, retrieval=0.03, moments=(300,)))
+    folder = write_report(tmp_path / "report", replace(cfg, along=[ALONG]))
+    page = (folder / PAGE).read_text()
+    assert "No ranking is given" in page
+    assert 'id="along"' in page
+    assert "highest" not in page
+
+
 def test_arms_of_one_number_are_joined_by_their_mean() -> None:
     import matplotlib.pyplot as plt
 
