@@ -14,6 +14,7 @@ from typing import Any
 
 from launch.errors import ArtifactError
 from launch.manifest import RUN_LOG, Input, Manifest, is_complete, read_manifest
+from launch.run_log import read_log
 from launch.trace import locate
 
 QUALITY_FILES = ("quality.json", "validation.json", "metrics.json")
@@ -101,41 +102,16 @@ def _open(found: Input, made: Manifest | None) -> tuple[Manifest | None, bool]:
 
 def cost_of(folder: Path) -> Cost:
     """Return what an artifact cost, from its log and its files."""
-    return Cost(num_bytes=bytes_of(folder), **_read_log(folder / RUN_LOG))
+    work = read_log(folder / RUN_LOG)
+    return Cost(
+        seconds=work.seconds, sessions=work.sessions, peak_gib=work.peak_gib,
+        num_bytes=bytes_of(folder), host=work.host, cpus=work.cpus,
+    )  # fmt: skip
 
 
 def bytes_of(folder: Path) -> int:
     """Return the bytes of every file below a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
-
-
-def _read_log(path: Path) -> dict[str, Any]:
-    """Add up the sessions of a log: from each `started` to the last line before the next."""
-    seconds, sessions, peak, host, cpus = 0.0, 0, None, "", None
-    began = last = None
-    told = None
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        try:
-            event = json.loads(line)
-            time = float(event["time"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a killed process may leave half a line; time is no result
-        if event.get("event") == "started":
-            seconds += last - began if began is not None and last is not None else 0.0
-            began, sessions = time, sessions + 1
-            host, cpus = str(event.get("host", host)), event.get("cpus", cpus)
-        elif event.get("event") == "finished":
-            told = event.get("seconds")
-            peak = event.get("peak_gib", peak)
-        last = time
-    if began is not None and last is not None:
-        seconds += max(last - began, float(told or 0.0))
-    elif told is not None:
-        seconds, sessions = float(told), 1
-    return {
-        "seconds": seconds if sessions else None, "sessions": sessions, "peak_gib": peak,
-        "host": host, "cpus": cpus,
-    }  # fmt: skip
 
 
 def quality_of(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +27,7 @@ from launch.config import Tree, load_tree, to_plain
 from launch.errors import ConfigError
 from launch.manifest import canonical_json, digest_bytes
 from launch.price import count_price
-
-_REFERENCE = re.compile(r"<[^<>]+>")
-_LOOP_VALUE = re.compile(r"<([\w.]+)>")
-
+from launch.references import Names, lookup, references, short
 
 STEP_KEYS = (
     *("run", "config", "set", "foreach", "per_arm", "started_by"),
@@ -60,7 +56,7 @@ class Instance:
     """Folders of other steps that it reads."""
 
     cost_key: str
-    """Equal for runs that cost the same: everything but arm, seed and inputs."""
+    """Equal for runs that cost the same: everything but arm, seed and which inputs are read."""
 
     minutes: float
     """Predicted time."""
@@ -172,23 +168,12 @@ def _count(tree: Tree, key: str) -> int:
     return value
 
 
-def _references(value: Any) -> set[str]:
-    """Return the names between angle brackets anywhere in a tree."""
-    if isinstance(value, Mapping):
-        return set().union(*(_references(v) for v in value.values()), set())
-    if isinstance(value, list):
-        return set().union(*(_references(v) for v in value), set())
-    if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
-        return {value[1:-1]}
-    return set()
-
-
 def _in_order(steps: Tree) -> list[str]:
     """Return step names so that each comes after what it reads, otherwise as written."""
     reads = {
         name: {
             r.split(".")[0].split("[")[0]
-            for r in _references([step.get("set", {}), step.get("per_arm", {})])
+            for r in references([step.get("set", {}), step.get("per_arm", {})])
         }
         & set(steps)
         for name, step in steps.items()
@@ -235,53 +220,18 @@ def _instance(
             f"steps.{step}: expected {', '.join(STEP_KEYS)}; "
             + (f"found {unknown[0]!r}" if unknown else "`run` names no verb")
         )
-    folders: set[Path] = set()
-
-    def within(found: re.Match[str]) -> str:
-        """Return a loop value that stands inside a text; anything else stays as it is written."""
-        name = found.group(1)
-        head = name.split(".")[0]
-        return str(_lookup({head: point[head]}, name, step)) if head in point else found.group()
-
-    def resolve(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            # A study takes back a setting of its base by giving nothing for it.
-            return {k: resolve(v) for k, v in value.items() if v is not None}
-        if isinstance(value, list):
-            flat: list[Any] = []
-            for item in value:
-                found = resolve(item)
-                spread = isinstance(item, str) and item.endswith(".*>")
-                flat += found if spread else [found]
-            return flat
-        if not isinstance(value, str):
-            return value
-        if not _REFERENCE.fullmatch(value):
-            return _LOOP_VALUE.sub(within, value)
-        name = value[1:-1]
-        if name in point:
-            return point[name]
-        head = name.split(".")[0]
-        if head in point:
-            below = arms[point["arm"]] if head == "arm" else point[head]
-            return _lookup({head: below}, name, step)
-        group = made.get(name.removesuffix(".*").split("[")[0])
-        if group is None:
-            return _lookup(values, name, step)
-        chosen = _chosen(name, group, point)
-        folders.update(i.folder for i in chosen)
-        paths = [str(i.folder) for i in chosen]
-        return paths if name.endswith(".*") else paths[0]
-
-    settings = resolve({**spec.get("set", {}), **settings_of_arm(step, spec, point, arms)})
-    launcher = resolve(spec.get("started_by"))
+    names = Names(step=step, point=point, values=values, arms=arms, made=made)
+    given = {**spec.get("set", {}), **settings_of_arm(step, spec, point, arms)}
+    settings = names.resolve(given)
+    launcher = names.resolve(spec.get("started_by"))
     stage, *verb = str(spec["run"]).split()
     files = spec.get("config") or []
     files = [files] if isinstance(files, str) else list(files)
-    below = _replace({str(f): f.name for f in folders}, settings)
+    below = _replace({str(f): f.name for f in names.folders}, settings)
     text = [stage, *verb, load_tree(files, []), below]
     # The number of processes is part of a run's recipe: another one is made in another folder.
     key = digest_bytes(canonical_json(to_plain([*text, launcher] if launcher else text)))
+    costly = [*text[:-1], names.priced(given), spec.get("started_by"), values.get("sizes")]
     label = _label(step, point)
     counted = None
     if "price" in spec:
@@ -293,8 +243,8 @@ def _instance(
         step=step,
         words=[*words, "--out", str(store / stem), *_overrides(settings)],
         folder=store / stem,
-        reads=sorted(folders),
-        cost_key=digest_bytes(canonical_json(to_plain([*text[:-2], spec, values.get("sizes")]))),
+        reads=sorted(names.folders),
+        cost_key=digest_bytes(canonical_json(to_plain(costly))),
         minutes=(
             _price(spec, "minutes", step=step, values=values)
             if counted is None
@@ -303,7 +253,7 @@ def _instance(
         gib=_price(spec, "gib", step=step, values=values) if counted is None else counted.gib,
         priced_by="" if counted is None else counted.words,
         started_by=_launcher_file(launcher, step=step) if launcher else "",
-        point={name: _short(value) for name, value in point.items()},
+        point={name: short(value) for name, value in point.items()},
     )
 
 
@@ -323,7 +273,7 @@ def _price(spec: Tree, key: str, *, step: str, values: Tree) -> float:
     """Return stated minutes or GiB, in proportion to the sizes that they were measured `at`."""
     price = _number(spec.get(key) or 0, where=f"steps.{step}.{key}")
     for name, size in (spec.get("at") or {}).items():
-        now = _lookup(values, f"sizes.{name}", step)
+        now = lookup(values, f"sizes.{name}", step)
         before = _number(size, where=f"steps.{step}.at.{name}")
         price *= _number(now, where=f"sizes.{name}") / before if before else 1
     return price
@@ -335,43 +285,8 @@ def _number(value: object, *, where: str) -> float:
     return float(value)
 
 
-def _chosen(name: str, group: list[Instance], point: Mapping[str, Any]) -> list[Instance]:
-    """Return the instances that `<step>`, `<step.*>` or `<step[a,b]>` means at a loop point."""
-    if name.endswith(".*"):
-        return group
-    if "[" in name:
-        found = [i for i in group if i.name == name]
-    elif len(group) == 1:
-        found = group
-    else:  # the instance of the same arm and seed; it may repeat over fewer things
-        here = {key: _short(value) for key, value in point.items()}
-        found = [i for i in group if i.point.items() <= here.items()]
-    if not found:
-        raise ConfigError(f"<{name}> names no run; there are {', '.join(i.name for i in group)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    """Return a loop value as a name: the value, or the first one of a mapping."""
-    return str(next(iter(value.values())) if isinstance(value, Mapping) else value)
-
-
 def _label(step: str, point: Mapping[str, Any]) -> str:
-    return step + (f"[{','.join(map(_short, point.values()))}]" if point else "")
-
-
-def _lookup(values: Mapping[str, Any], name: str, step: str) -> Any:
-    found: Any = values
-    for key in name.split("."):
-        if not isinstance(found, Mapping) or key not in found:
-            raise ConfigError(
-                f"steps.{step}: <{name}> is no step, loop variable or value of the study. "
-                f"If it is yours to give, add {name}=VALUE to the command."
-            )
-        found = found[key]
-    if found is None:
-        raise ConfigError(f"{name} is not set; add {name}=VALUE to the command.")
-    return found
+    return step + (f"[{','.join(map(short, point.values()))}]" if point else "")
 
 
 def _replace(names: Mapping[str, str], value: Any) -> Any:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from launch import manifest as manifests
 from launch.config import (
@@ -27,6 +26,7 @@ from launch.errors import ConfigError
 from launch.manifest import RUN_LOG
 from launch.plan import Instance, Plan, make_plan
 from launch.run import tidy
+from launch.run_log import read_log
 from launch.screen import Screen
 from launch.verify import refuse_unpaired
 from launch.workers import predict, run_all
@@ -130,21 +130,10 @@ def _past_costs(store: Path) -> dict[str, tuple[float, float]]:
     """Return cost key -> (minutes, GiB) of what this store already holds."""
     found = {}
     for path in sorted(store.glob("*/" + RUN_LOG)):
-        events = [event for line in path.read_text().splitlines() if (event := _event(line))]
-        ends = [e for e in events if e.get("event") == "finished"]
-        keys = [e for e in events if e.get("event") == "priced"]
-        if ends and keys:
-            found[keys[-1]["cost_key"]] = (ends[-1]["seconds"] / 60, ends[-1]["bytes"] / 2**30)
+        work = read_log(path)
+        if work.cost_key and work.seconds is not None and work.num_bytes is not None:
+            found[work.cost_key] = (work.seconds / 60, work.num_bytes / 2**30)
     return found
-
-
-def _event(line: str) -> dict[str, Any]:
-    """Return one event of a log; a killed process may have left half a line."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _priced(plan: Plan) -> dict[str, tuple[float, float]]:

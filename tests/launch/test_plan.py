@@ -220,6 +220,18 @@ def test_sizes_of_a_study_are_part_of_the_price() -> None:
     assert one.cost_key != two.cost_key
 
 
+def test_how_many_inputs_a_step_reads_and_what_it_is_told_are_part_of_the_price() -> None:
+    def key(*, seeds: int = 1, styles: list[str]) -> str:
+        steps = {
+            "train": step(foreach=["seed"], s="<seed>"),
+            "score": step(models=["<train.*>"], styles="<styles>"),
+        }
+        return plan(steps, seeds=seeds, styles=styles).instances[-1].cost_key
+
+    assert len({key(seeds=n, styles=s) for n in (1, 2) for s in (["a"], ["a", "b"])}) == 4
+    assert key(styles=["a"]) == key(styles=["a"])
+
+
 def test_a_run_reads_the_run_of_its_own_arm_and_seed() -> None:
     loops = ["arm", "seed"]
     steps = {"train": step(foreach=loops, s="<seed>", m="<arm.caption_mix>")}
