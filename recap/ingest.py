@@ -24,7 +24,15 @@ from launch.run import Run
 from recap import artifacts, pictures
 from recap.artifacts import INDEX_SCHEMA, REJECTED_SCHEMA, SOURCES_SCHEMA
 from recap.config import IngestConfig, SplitConfig
-from recap.sources.source import Chunk, Rejected, Row, RowError, Source, check_text
+from recap.sources.source import (
+    Chunk,
+    Rejected,
+    Row,
+    RowError,
+    Source,
+    check_text,
+    printable,
+)
 
 SPLIT_STREAM: Final = "split"
 """Splits are drawn with seed 0 in every run: a picture keeps its split wherever it turns up."""
@@ -198,11 +206,11 @@ def _members(
         try:
             if row.key in seen:
                 raise RowError("duplicate_name", "an earlier row has the same name")
-            seen.add(row.key)
             data, size = _checked(row, job.cfg)
         except RowError as error:
-            rejected.append(Rejected(row.key, error.reason, error.detail))
+            rejected.append(Rejected(printable(row.key), error.reason, error.detail))
             continue
+        seen.add(row.key)  # a row that is rejected keeps no name from a good one
         sample_id = artifacts.make_sample_id(job.cfg.name, row.key)
         rows.append(
             {
@@ -230,6 +238,8 @@ def _checked(row: Row, cfg: IngestConfig) -> tuple[bytes, tuple[int, int]]:
         RowError: The row is rejected; the error names the rule.
     """
     check_text(row.alt)
+    if printable(row.key) != row.key:
+        raise RowError("not_utf8", "the name of the row")
     try:
         picture = pictures.decode(row.data, max_pixels=cfg.max_pixels)
     except pictures.PictureError as error:

@@ -51,7 +51,10 @@ _OPAQUE: Final = frozenset({"1", "L", "RGB", "YCbCr"})
 _TRANSPARENT: Final = frozenset({"LA", "RGBA", "PA", "La", "RGBa", "RGBX"})
 _SIXTEEN: Final = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 # What Pillow's decoders raise on damaged bytes.
-_DAMAGE: Final = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error, IndexError)
+_DAMAGE: Final = (
+    *(OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error, LookupError),
+    *(TypeError, AttributeError, ArithmeticError),  # TIFF's, of tags that are damaged
+)
 
 
 class PictureError(Exception):

@@ -31,6 +31,7 @@ from recap.sources.source import (
     check_text,
     choose_columns,
     identity,
+    printable,
     require_root,
 )
 
@@ -143,15 +144,10 @@ def _list(root: Path) -> _Files:
             elif name.startswith("."):
                 continue
             elif suffix in SUFFIXES and path.is_file():
-                pictures[_printable(key)] = path.stat().st_size
+                pictures[printable(key)] = path.stat().st_size
             elif suffix == ".txt":
-                sidecars[_printable(key)] = path.stat().st_size
+                sidecars[printable(key)] = path.stat().st_size
     return _Files(dict(sorted(pictures.items())), dict(sorted(sidecars.items())), sorted(metadata))
-
-
-def _printable(name: str) -> str:
-    """Give a file name as valid Unicode, odd bytes escaped."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- Metadata ------------------------------------------------------------------------------------
@@ -202,7 +198,7 @@ def _entry(line: _Line, where: str, folder: PurePosixPath, columns: Columns) -> 
     if not isinstance(name, str) or not name:
         return Rejected(where, "bad_metadata", "`file_name` is missing or not text")
     path = PurePosixPath(name)
-    shown = _printable(name)
+    shown = printable(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         return Rejected(shown, "unsafe_path", f"{where}: leaves the folder of images")
     if shown != name:
@@ -227,7 +223,7 @@ def _read_lines(path: Path) -> tuple[list[_Line], list[str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             lines.append(_Line(str(number), None, f"not JSON: {error}"))
             continue
         if isinstance(row, dict):

@@ -126,6 +126,14 @@ def identity(parts: object) -> str:
     return digest_bytes(canonical_json(parts))
 
 
+def printable(name: str) -> str:
+    """Give a name as valid Unicode: bytes that are none, and halves of letters, escaped."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a letter, which JSON can spell
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 # --- Columns -------------------------------------------------------------------------------------
 
 ALT_NAMES: Final = ("alt", "alt_text", "text", "caption", "txt")

@@ -28,8 +28,10 @@ from recap.sources.source import (
     SourceFile,
     choose_columns,
     identity,
+    printable,
     require_root,
 )
+from recap.sources.tar import Damage, members
 
 _PICTURES: Final = frozenset(suffix[1:] for suffix in SUFFIXES)
 _MAGIC: Final = {
@@ -116,11 +118,14 @@ def open_webdataset(cfg: IngestConfig) -> Source:
     for path in paths:
         _refuse_compressed(path)
     names = [p.name if root.is_file() else p.relative_to(root).as_posix() for p in paths]
+    path, fields = next(
+        ((path, found) for path in paths if (found := _available(path))), (root, ["txt"])
+    )
     columns = choose_columns(
-        _available(paths[0]),
+        fields,
         alt_column=cfg.alt_column,
         texts_column=cfg.texts_column,
-        where=str(paths[0]),
+        where=str(path),
     )
     sizes = [path.stat().st_size for path in paths]
     is_reference = cfg.image_size is None
@@ -160,14 +165,22 @@ def _refuse_compressed(path: Path) -> None:
             f"{path}: a compressed tar ({kind or path.suffix}) has no random access and cannot be "
             "indexed in place. Decompress it first; the pictures in it are compressed anyway."
         )
+    if not head.strip(b"\0"):  # no file at all, or a tar of nothing: told when its turn comes
+        return
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise InputError(f"{path}: not a tar ({error}); expected WebDataset shards.") from error
+        raise InputError(
+            f"{path}: not a tar ({error}); expected WebDataset shards. Fetch it again, or take it "
+            "out of the folder."
+        ) from error
 
 
 def _available(path: Path) -> list[str]:
-    """List the text fields of the first good row with a picture: `txt`, and keys of its JSON."""
+    """List the text fields of the first good row with a picture: `txt`, and keys of its JSON.
+
+    Nothing where no row has any.
+    """
     with path.open("rb") as file:
         groups, _ = _group(file, path.name)
         for group in groups.values():
@@ -178,53 +191,47 @@ def _available(path: Path) -> list[str]:
                     continue  # rejected by name when its turn comes
                 if fields:
                     return fields
-    return ["txt"]
+    return []
 
 
 def _group(file: BinaryIO, shard: str) -> tuple[dict[str, _Group], list[Rejected]]:
     """Sort members into rows, in the order of their first member.
 
     Returns:
-        Rows by key; and what is beyond any row: repeated members and a tar that ends too soon.
+        Rows by key; and what is beyond any row: repeated members and damage to the tar.
     """
     groups: dict[str, _Group] = {}
     rejected = []
     size = file.seek(0, 2)
-    file.seek(0)
-    try:
-        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-            for info in tar:
-                if info.isdir():
-                    continue
-                key, _, name = _split(info.name)
-                group = groups.setdefault(key, _Group())
-                if name in group.members:
-                    detail = f"{shard}: a second {_printable(info.name)}"
-                    rejected.append(Rejected(key, "duplicate_name", detail))
-                    continue
-                group.members[name] = info
-                problem = _problem(info, size)
-                group.problem = group.problem or problem
-    except (tarfile.TarError, EOFError) as error:
-        rejected.append(Rejected(shard, "truncated_shard", str(error)))
+    for info in members(file):
+        if isinstance(info, Damage):
+            rejected.append(Rejected(shard, info.reason, info.detail))
+            continue
+        if info.isdir():
+            continue
+        key, _, name = _split(info.name)
+        group = groups.setdefault(key, _Group())
+        if name in group.members:
+            detail = f"{shard}: a second {printable(info.name)}"
+            rejected.append(Rejected(key, "duplicate_name", detail))
+            continue
+        group.members[name] = info
+        problem = _problem(info, size)
+        group.problem = group.problem or problem
     return groups, rejected
 
 
 def _split(name: str) -> tuple[str, str, str]:
     """Split a member's name at the first dot of its file name."""
-    shown = _printable(name)
+    shown = printable(name)
     folder, slash, base = shown.rpartition("/")
     stem, dot, suffix = base.partition(".")
     return f"{folder}{slash}{stem}", dot, suffix.lower()
 
 
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _problem(info: tarfile.TarInfo, size: int) -> tuple[str, str] | None:
     path = PurePosixPath(info.name)
-    shown = _printable(info.name)
+    shown = printable(info.name)
     if path.is_absolute() or ".." in path.parts or "\\" in info.name:
         return "unsafe_path", f"member {shown!r} leaves the folder"
     if not info.isreg() or info.issparse():
@@ -258,7 +265,7 @@ def _fields(file: BinaryIO, group: _Group) -> dict[str, Any]:
             continue
         try:
             loaded = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowError("bad_metadata", f"JSON: {error}") from error
         if isinstance(loaded, dict):
             fields |= {key: value for key, value in loaded.items() if key != "txt"}

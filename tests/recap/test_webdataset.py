@@ -160,6 +160,75 @@ def test_bad_members_are_rejected_by_their_rules(tmp_path: Path) -> None:
     ]
 
 
+BLOCK = tarfile.BLOCKSIZE
+MEMBER = 2 * BLOCK
+"""Header and data of a small member."""
+
+
+@pytest.mark.parametrize(
+    ("place", "patch", "reason", "lost"),
+    [
+        (4, b"\xff" * BLOCK, "damaged_shard", {4}),
+        (4, b"\xff" * (BLOCK // 2), "damaged_shard", {4}),
+        (4, b"\xff" * (3 * MEMBER), "damaged_shard", {4}),
+        (4, bytes(3 * MEMBER + BLOCK), "damaged_shard", {4}),
+        (4, None, "truncated_shard", {4, 5, 6, 7}),
+    ],
+    ids=["a header", "half a header", "a row", "a hole", "cut before a header"],
+)
+def test_behind_damage_a_tar_is_read_on_and_the_damage_is_told(
+    tmp_path: Path, place: int, patch: bytes | None, reason: str, lost: set[int]
+) -> None:
+    path = tar(tmp_path / "in" / "a.tar", rows(0, 8))
+    assert max(len(jpeg(i)) for i in range(8)) > BLOCK  # a picture has two blocks
+    with tarfile.open(path) as whole:
+        at = next(m.offset for m in whole if m.name == f"{place:05d}.jpg")
+    data = path.read_bytes()
+    cut = data[:at] if patch is None else data[:at] + patch + data[at + len(patch) :]
+    path.write_bytes(cut)
+    found = outcome(config(tmp_path / "in"))
+    good = [key for key, why in found if not why]
+    assert good == [f"{i:05d}" for i in range(8) if i not in lost]
+    assert found.count(("a.tar", reason)) == 1
+    # What is left of a damaged row is rejected under its own name.
+    assert {key for key, why in found if why} <= {"a.tar", *(f"{i:05d}" for i in lost)}
+
+
+def test_joined_tars_are_read_to_the_end(tmp_path: Path) -> None:
+    one = tar(tmp_path / "a.tar", rows(0, 3)).read_bytes()
+    two = tar(tmp_path / "b.tar", rows(3, 2)).read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "joined.tar").write_bytes(one + two)
+    images = run(config(tmp_path / "in"), tmp_path / "out")
+    assert images.alt == [f"text {i}" for i in range(5)]
+    assert images.manifest.rejected == {}
+    assert images.read(4) == jpeg(4)
+
+
+def test_shards_without_rows_cost_no_other_shard(tmp_path: Path) -> None:
+    tar(tmp_path / "in" / "a.tar", [])
+    (tmp_path / "in" / "b.tar").write_bytes(b"")
+    members = [(n, d) for n, d in rows(0, 2) if not n.endswith(".txt")]
+    tar(tmp_path / "in" / "c.tar", members)
+    images = run(
+        config(tmp_path / "in", alt_column="title", max_rejected_share=0.5), tmp_path / "out"
+    )
+    assert images.manifest.rejected == {"truncated_shard": 1}
+    assert len(images) == 2
+
+
+def test_a_damaged_row_takes_no_name_from_a_good_one(tmp_path: Path) -> None:
+    members = [("a/1.jpg", b"no picture"), ("a/1.txt", b"one"), ("a/1.json", b'{"key": "x"}')]
+    members += [("b/1.jpg", jpeg()), ("b/1.txt", b"two"), ("b/1.json", b'{"key": "x"}')]
+    members += [("c/1.jpg", jpeg()), ("c/1.txt", b"two"), ("c/1.json", b'{"key": "\\ud800"}')]
+    members += [("d/1.jpg", jpeg()), ("d/1.json", b"[" * 300_000)]
+    tar(tmp_path / "in" / "a.tar", members)
+    cfg = config(tmp_path / "in", key_column="key", max_rejected_share=0.9)
+    images = run(cfg, tmp_path / "out")
+    assert images.alt == ["two"]
+    assert images.manifest.rejected == {"bad_metadata": 1, "not_an_image": 1, "not_utf8": 1}
+
+
 def test_links_in_a_tar_are_never_followed(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as out:
