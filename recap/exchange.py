@@ -12,9 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NamedTuple
-
-import pyarrow.parquet as pq
+from typing import Any, Final
 
 from launch.errors import InputError, StoppedError
 from launch.manifest import digest_file, write_bytes
@@ -22,29 +20,13 @@ from launch.parts import pending
 from launch.run import Run
 from recap import artifacts
 from recap.artifacts import CaptionRow, Images
+from recap.caption_table import join, read_rows
 from recap.config import ExportConfig, ImportConfig
 
 EXPORT: Final = "export"
 """Kind of the artifact that an export is; version 1."""
 
-NAMES: Final = ("sample_id", "key", "file_name", "stem")
-"""What may name a picture, the surest first: identity, key in its source, file name, that without
-its ending."""
-
 # --------------------------------------------------------------------------- from elsewhere
-
-
-class Joined(NamedTuple):
-    """A table joined with pictures."""
-
-    texts: dict[str, str]
-    """By sample_id."""
-
-    rejected: Counter[str]
-    """Rows of the table that are not used, by reason."""
-
-    matched_by: Counter[str]
-    """Used rows by what named their picture, one of NAMES."""
 
 
 def import_captions(cfg: ImportConfig, run: Run) -> None:
@@ -54,7 +36,7 @@ def import_captions(cfg: ImportConfig, run: Run) -> None:
         raise InputError(f"{cfg.file}: no such file; expected .parquet, .csv, .tsv or .jsonl.")
     run.external_input("source", cfg.file, digest_file(cfg.file))
     images = artifacts.open_images(cfg.images)
-    rows = list(read_rows(cfg.file, cfg))
+    rows, first_bad = read_rows(cfg.file, cfg)
     joined = join(rows, images)
     lost = sum(joined.rejected.values())
     plan = {
@@ -63,9 +45,12 @@ def import_captions(cfg: ImportConfig, run: Run) -> None:
         "rejected": ", ".join(f"{n:,} {why}" for why, n in joined.rejected.items()) or "none",
         "pictures without a caption": len(images) - len(joined.texts),
     }
+    if first_bad:
+        plan["first bad row"] = first_bad
     if lost > cfg.max_rejected_share * len(rows):
         raise StoppedError(
-            f"{cfg.file}: {lost:,} of {len(rows):,} rows cannot be used ({plan['rejected']}); at "
+            f"{cfg.file}: {lost:,} of {len(rows):,} rows cannot be used ({plan['rejected']}"
+            f"{f'; {first_bad}' if first_bad else ''}); at "
             f"most max_rejected_share={cfg.max_rejected_share:g} may be. Look at name_column="
             f"{cfg.name_column} and text_column={cfg.text_column}, or raise the limit."
         )
@@ -100,85 +85,6 @@ def import_captions(cfg: ImportConfig, run: Run) -> None:
 def source_digest(cfg: ImportConfig) -> str | None:
     """Return the digest of the table as it is now; None where it is not at hand."""
     return digest_file(cfg.file) if cfg.file.is_file() else None
-
-
-def read_rows(path: Path, cfg: ImportConfig) -> Iterator[tuple[str, object]]:
-    """Yield what names the picture, and its text, of every row.
-
-    Raises:
-        InputError: The file is of no known form, cannot be read, or lacks a column.
-    """
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                found = pq.read_table(path).to_pylist()
-            case ".csv" | ".tsv":
-                tab = "\t" if path.suffix.lower() == ".tsv" else ","
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    found = list(csv.DictReader(file, delimiter=tab))
-            case ".jsonl" | ".ndjson":
-                # Only a line feed ends a line: texts may hold the other separators of Unicode.
-                lines = path.read_bytes().decode().split("\n")
-                found = [json.loads(line) for line in lines if line.strip()]
-            case other:
-                raise InputError(
-                    f"{path}: a file that ends in {other!r} is not read; expected .parquet, .csv, "
-                    ".tsv or .jsonl."
-                )
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
-    if not found:
-        raise InputError(f"{path}: has no rows; expected one for each caption.")
-    for number, row in enumerate(found):
-        for column in (cfg.name_column, cfg.text_column):
-            if not isinstance(row, dict) or column not in row:
-                has = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-                raise InputError(
-                    f"{path}: row {number + 1} has no `{column}`; it has {has}. Give name_column= "
-                    "and text_column=."
-                )
-        yield str(row[cfg.name_column]), row[cfg.text_column]
-
-
-def join(rows: Sequence[tuple[str, object]], images: Images) -> Joined:
-    """Find the picture of every row; rows that name none, or several, are counted by reason."""
-    finders = _finders(images)
-    texts: dict[str, str] = {}
-    rejected, matched_by = Counter[str](), Counter[str]()
-    for name, text in rows:
-        how = next((how for how in NAMES if name in finders[how]), None)
-        sample_id = None if how is None else finders[how][name]
-        if not isinstance(text, str) or not text.strip():
-            rejected["empty_text"] += 1
-        elif how is None:
-            rejected["no_such_picture"] += 1
-        elif sample_id is None:
-            rejected["names_several_pictures"] += 1
-        elif sample_id in texts:
-            rejected["second_text_of_a_picture"] += 1
-        else:
-            texts[sample_id] = text
-            matched_by[how] += 1
-    return Joined(texts, rejected, matched_by)
-
-
-def _finders(images: Images) -> dict[str, dict[str, str | None]]:
-    """Return name -> sample_id for every way of naming; None where a name means several."""
-    keys = images.table["key"].to_pylist()
-    ways: dict[str, Callable[[str, str], str]] = {
-        "sample_id": lambda sample_id, key: sample_id,
-        "key": lambda sample_id, key: key,
-        "file_name": lambda sample_id, key: PurePosixPath(key).name,
-        "stem": lambda sample_id, key: PurePosixPath(key).stem,
-    }
-    found: dict[str, dict[str, str | None]] = {}
-    for how, name_of in ways.items():
-        names: dict[str, str | None] = {}
-        for sample_id, key in zip(images.sample_ids, keys, strict=True):
-            name = name_of(sample_id, key)
-            names[name] = None if name in names else sample_id
-        found[how] = names
-    return found
 
 
 # --------------------------------------------------------------------------- for elsewhere
@@ -305,7 +211,8 @@ def write_table(
         text = "".join(f"{line}\n" for line in lines)
     else:
         stream = io.StringIO(newline="")
-        writer = csv.writer(stream, lineterminator="\n")
+        # Quoted, all of it: a carriage return alone would end a row for whoever reads it.
+        writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(head)
         writer.writerows(records)
         text = stream.getvalue()

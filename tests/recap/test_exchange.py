@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import tarfile
 from dataclasses import replace
@@ -114,13 +115,43 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(images: Images, tmp_path
     assert not (tmp_path / "strict").exists()
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_rows_that_cannot_be_read_cost_no_other_row(
+    images: Images, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = table(images)[:20]
+    path = tmp_path / f"texts.{ending}"
+    if ending == "jsonl":
+        lines = [json.dumps(row).encode() for row in good]
+        lines[7:7] = [lines[3][:-9], b"[" * 200_000, b'{"key": "a", "caption": "\xff"}', b"3"]
+        lines += [b'{"caption": "of nothing"}', b'{"key": "b", "caption": "\\ud800"}']
+        lines += [json.dumps({"key": keys(images)[21]}).encode()]
+        path.write_bytes(b"\n".join(lines))
+        rejected = {"bad_row": 6, "empty_text": 1}
+    else:
+        stream = io.StringIO()
+        writer = csv.writer(stream)
+        writer.writerow(["key", "caption"])
+        writer.writerows([[row["key"], row["caption"]] for row in good])
+        writer.writerow([keys(images)[21], "x" * 200_000])
+        text = stream.getvalue().encode() + b"a,b,c\r\nd,\xff\r\ne\r\n"
+        path.write_bytes(text)
+        rejected = {"bad_row": 2, "empty_text": 1}
+    out = bring_in(images, path, tmp_path / "out", max_rejected_share=0.5)
+    assert read_manifest(out).rejected == rejected
+    assert len(open_captions(out).texts("theirs")) == 20 + (ending == "csv")
+    place = {"jsonl": "line 8: not JSON", "csv": "line 23: more cells than the header"}[ending]
+    assert f"first bad row: {place}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("texts.xlsx", "", "expected .parquet, .csv, .tsv or .jsonl"),
-        ("texts.jsonl", "{", "cannot be read"),
-        ("texts.jsonl", '{"key": "a"}\n', "row 1 has no `caption`; it has key"),
-        ("texts.jsonl", "[1]\n", "row 1 has no `key`; it has list"),
+        ("texts.jsonl", "{", r"no row has `key`.*line 1: not JSON"),
+        ("texts.jsonl", '{"key": "a"}\n', "no row has `caption`; they have key"),
+        ("texts.jsonl", "[1]\n", r"no row has `key`.*line 1: expected an object, got list"),
+        ("texts.csv", "key,text\na,b\n", "no row has `caption`; they have key, text"),
         ("texts.parquet", "no parquet", "cannot be read"),
     ],
 )
@@ -232,7 +263,7 @@ def test_a_sidecar_of_two_kinds_always_names_its_kind(tmp_path: Path) -> None:
     assert write_sidecars(tmp_path, "a", {"ssc": "x"}, is_one_kind=False) == ["texts/a.ssc.txt"]
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\r\n"])
+@pytest.mark.parametrize("separator", ["\r", "\u2028", "\x85", "\x0b", "\r\n"])
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_a_text_with_odd_line_ends_comes_back_as_it_went(
     images: Images, tmp_path: Path, separator: str, form: str
