@@ -225,5 +225,6 @@ def stop_if_too_many(
         raise StoppedError(
             f"{where}: {num_gated:,} of {num_captions:,} captions ({share:.1%}) broke a rule "
             f"({rules}); at most gates.max_gated_share={limits.max_gated_share:g} may. Look at "
-            "quarantine/, train the captioner longer, or widen the rules."
+            "quarantine/. Raise gates.max_gated_share and give the same command, or choose another "
+            "--out with other rules or another captioner."
         )

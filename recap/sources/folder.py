@@ -12,13 +12,13 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from launch.errors import InputError
-from launch.manifest import digest_file
+from launch.manifest import canonical_json, digest_bytes, digest_file
 from recap.config import IngestConfig
 from recap.pictures import SUFFIXES
 from recap.sources.source import (
@@ -114,7 +114,7 @@ def open_folder(cfg: IngestConfig) -> Source:
     texts = {name: digest_file(root / name) for name in files.metadata}
     return Source(
         path=str(root.resolve()),
-        digest=identity([files.pictures, files.sidecars if not files.metadata else {}, texts]),
+        digest=identity([files.pictures, _digest_texts(entries) if not texts else "", texts]),
         chunks=chunks,
         plan={
             "pictures": len(files.pictures),
@@ -122,6 +122,12 @@ def open_folder(cfg: IngestConfig) -> Source:
         },
         num_bytes=_output_bytes(cfg, list(files.pictures.values())),
     )
+
+
+def _digest_texts(entries: Sequence[_Entry | Rejected]) -> str:
+    """Digest what sidecars say: a text may change and keep its length."""
+    said = [[e.key, e.alt if isinstance(e, _Entry) else e.reason] for e in entries]
+    return digest_bytes(canonical_json(said))
 
 
 def _output_bytes(cfg: IngestConfig, sizes: list[int]) -> int:
@@ -216,7 +222,7 @@ def _read_lines(path: Path) -> tuple[list[_Line], list[str]]:
     # Bytes that are not UTF-8 become lone surrogates, by which their rows are known later.
     text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     if path.suffix == ".csv":
-        return _read_csv(text)
+        return _read_csv(path, text)
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -233,7 +239,8 @@ def _read_lines(path: Path) -> tuple[list[_Line], list[str]]:
     return lines, list(dict.fromkeys(c for line in lines for c in line.row or ()))
 
 
-def _read_csv(text: str) -> tuple[list[_Line], list[str]]:
+def _read_csv(path: Path, text: str) -> tuple[list[_Line], list[str]]:
+    csv.field_size_limit(1 << 30)  # the module's own would refuse all for one long text
     reader = csv.DictReader(io.StringIO(text, newline=""))
     lines = []
     try:
@@ -245,7 +252,9 @@ def _read_csv(text: str) -> tuple[list[_Line], list[str]]:
             else:
                 lines.append(_Line(where, row, ""))
     except csv.Error as error:
-        raise InputError(f"metadata.csv, line {reader.line_num}: not CSV: {error}") from error
+        raise InputError(
+            f"{path}, line {reader.line_num}: not CSV: {error}. Mend that line, or take it out."
+        ) from error
     return lines, columns
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from launch.errors import InputError
+from launch.manifest import digest_bytes
 from recap.config import IngestConfig
 from recap.pictures import SUFFIXES
 from recap.sources.source import (
@@ -24,6 +25,11 @@ from recap.sources.source import (
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+_STATE: Final = frozenset({"state.json", "dataset_info.json", "dataset_dict.json"})
+"""Files of `datasets` that tell how rows were come by, and hold none."""
+
+_END_BYTES: Final = 1 << 16
 
 _ARROW: Final = ("dataset_dict.json", "state.json")
 
@@ -111,11 +117,33 @@ def open_dataset(cfg: IngestConfig) -> Source:
     num_bytes = sum(rows.dataset_size or 0 for rows in loaded.values())
     return Source(
         path=str(root.resolve() if root.exists() else root),
-        digest=identity(["datasets", shapes]),
+        digest=identity(["datasets", shapes, _content(root, loaded)]),
         chunks=chunks,
         plan={"rows": num_rows, "splits": ", ".join(map(str, loaded))},
         num_bytes=num_bytes + 2560 * num_rows,
     )
+
+
+def _content(root: Path, loaded: DatasetDict) -> list[list[object]]:
+    """Return names and sizes of the data set's files, and a digest of both ends of each.
+
+    The whole may be terabytes. A parquet file's end has the sizes and bounds of all its columns, an
+    arrow file's beginning its first rows. Of a hub's data set they are the files of its cache,
+    whose names differ from machine to machine.
+    """
+    if root.is_dir():
+        files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in _STATE]
+        return [[p.relative_to(root).as_posix(), *_ends(p)] for p in files]
+    cached = [Path(file["filename"]) for rows in loaded.values() for file in rows.cache_files]
+    return [_ends(path) for path in cached]
+
+
+def _ends(path: Path) -> list[object]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_END_BYTES)
+        file.seek(max(size - _END_BYTES, 0))
+        return [size, digest_bytes(head + file.read())]
 
 
 def _load(root: Path) -> DatasetDict:

@@ -202,6 +202,23 @@ def test_sidecars_without_pictures_and_pictures_without_sidecars_are_rows(tmp_pa
     }
 
 
+def test_a_sidecar_of_another_text_is_another_source(tmp_path: Path) -> None:
+    digests = {
+        open_folder(folder(tmp_path / text, {"a.png": png(), "a.txt": text})).digest
+        for text in ("cat", "dog")
+    }
+    assert len(digests) == 2
+
+
+def test_a_long_cell_and_half_a_letter_cost_no_other_row(tmp_path: Path) -> None:
+    cells = f"file_name,text\na.png,{'x' * 200_000}\nb.png,B\n"
+    cfg = folder(tmp_path / "csv", {"a.png": png(), "b.png": png(), "metadata.csv": cells})
+    assert outcome(cfg) == {"a.png": "", "b.png": ""}
+    rows = jsonl({"file_name": "a.png", "text": "A"}) + '{"file_name": "\\ud800", "text": "B"}\n'
+    cfg = folder(tmp_path / "jsonl", {"a.png": png(), "metadata.jsonl": rows + "[" * 200_000})
+    assert sorted(outcome(cfg).values()) == ["", "bad_metadata", "not_utf8"]
+
+
 def test_a_csv_row_of_another_width_is_rejected(tmp_path: Path) -> None:
     rows = "file_name,text\na.png,A\nb.png\nc.png,C,more\n"
     found = outcome(folder(tmp_path, {"a.png": png(), "metadata.csv": rows}))

@@ -142,3 +142,12 @@ def test_an_unknown_column_is_named_with_the_available_ones(tmp_path: Path, sett
     table(2).save_to_disk(str(tmp_path / "in"))
     with pytest.raises(InputError, match=r"'nope'.*caption, captions, name"):
         open_dataset(config(tmp_path / "in", **{setting: "nope"}))
+
+
+def test_another_content_of_the_same_shape_is_another_source(tmp_path: Path) -> None:
+    found = []
+    for name, text in (("a", "dog"), ("b", "cat"), ("c", "dog")):
+        rows = table(3).remove_columns("caption").add_column("caption", [text] * 3)
+        rows.save_to_disk(str(tmp_path / name))
+        found.append(open_dataset(config(tmp_path / name)).digest)
+    assert found[0] == found[2] != found[1]

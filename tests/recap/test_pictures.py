@@ -79,6 +79,16 @@ def test_a_bad_picture_is_refused_by_its_rule(name: str) -> None:
         assert error.value.detail
 
 
+def test_a_tiff_of_damaged_tags_is_refused_like_any_damaged_picture() -> None:
+    data = saved(noise(), format="TIFF")
+    width = struct.pack("<H", 256)  # the tag of its width
+    start = struct.unpack("<I", data[4:8])[0]
+    at = data.index(width, start)
+    assert data[:4] == b"II*\0"
+    with pytest.raises(pictures.PictureError):
+        pictures.decode(data[:at] + struct.pack("<H", 40_000) + data[at + 2 :])
+
+
 def test_sixteen_bit_colour_is_refused_though_pillow_would_round_it() -> None:
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
