@@ -22,6 +22,7 @@ from eval.config import CaptionsConfig
 from eval.gated import gated
 from eval.hallucination_signals import (
     Measured,
+    asked_of,
     calibration_of,
     captioners_of,
     hallucination_of,
@@ -62,6 +63,14 @@ class Kind:
 
     captioners: frozenset[str] = frozenset()
     """Digests of the captioners that wrote them; empty where none is recorded."""
+
+    asked: frozenset[str] = frozenset()
+    """What those were asked."""
+
+    @property
+    def measured(self) -> Measured:
+        """What is asked about hallucination: captions of pictures that nobody annotated."""
+        return Measured(self.name, self.texts, self.captioners, self.asked)
 
 
 def captions(cfg: CaptionsConfig, run: Run) -> None:
@@ -116,7 +125,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
     lengths = _lengths(kinds)
     claims = _claims(kinds, images) if num_known else artifacts.CLAIMS_SCHEMA.empty_table()
     estimated = hallucination_of(
-        [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
+        [kind.measured for kind in kinds],
         images=images,
         samples=samples,
         judge=None if cfg.judge is None else artifacts.open_judge(cfg.judge),
@@ -180,10 +189,12 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
         ALT: dict(zip(images.sample_ids, images.alt, strict=True)),
     }
     writers: dict[str, frozenset[str]] = {}
+    asked: dict[str, frozenset[str]] = {}
     for folder in cfg.captions:
         opened = open_captions(folder)
         for kind in opened.kinds:
             writers[kind] = writers.get(kind, frozenset()) | captioners_of(opened)
+            asked[kind] = asked.get(kind, frozenset()) | {asked_of(opened)}
             of_kind = texts.setdefault(kind, {})
             new = opened.texts(kind)
             both = sorted(of_kind.keys() & new.keys())
@@ -214,6 +225,7 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
                 annotated=apart,
                 num_missing=len(measured) - num_measured,
                 captioners=writers.get(kind, frozenset()),
+                asked=asked.get(kind, frozenset()),
             )
         )
     return found
@@ -222,7 +234,7 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
 def _samples(cfg: CaptionsConfig, kinds: Sequence[Kind]) -> dict[str, list[dict[str, str]]]:
     return samples_by_kind(
         [open_captions(folder) for folder in cfg.samples],
-        [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
+        [kind.measured for kind in kinds],
         measured=[open_captions(folder).manifest.digest for folder in cfg.captions],
     )
 

@@ -35,8 +35,9 @@ class CaptionsConfig:
 
     samples: list[Path] = field(default_factory=list)
     """Captions artifacts with further captions of the same pictures, sampled by the same captioner
-    with other seeds: `recap caption decode.method=sample seed=1 ...`. Their kind may have any
-    name. What a captioner makes up it seldom repeats."""
+    with other seeds: `recap caption decode.method=sample seed=1 ...`. Where it wrote several of
+    the measured kinds, samples speak for the kind of their own name, or else for the one that was
+    asked for by the same `vlm` settings. What a captioner makes up it seldom repeats."""
 
     judge: Path | None = None
     """Judge artifact; its CLIP says how much better a sentence fits its own picture than others."""

@@ -14,10 +14,17 @@ from eval.captions import axes_of, captions, compare_text
 from eval.captions_page import CAPTIONS_PAGE, SECTIONS
 from eval.captions_summary import summary_text
 from eval.config import CaptionsConfig
+from eval.hallucination_signals import Measured, asked_of, captioners_of, samples_by_kind
 from eval.report_facts import caption_lengths
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
-from recap.artifacts import CaptionRow, caption_part_name, write_caption_part
+from recap.artifacts import (
+    CaptionRow,
+    Captions,
+    caption_part_name,
+    open_captions,
+    write_caption_part,
+)
 from recap.claims import Claim
 
 
@@ -203,6 +210,68 @@ def test_only_the_captioners_own_samples_speak_for_a_kind(hallucinating: Any) ->
         measure(hallucinating["out"], **settings, samples=[hallucinating["foreign"]])
     with pytest.raises(ConfigError, match="always agrees with itself"):
         measure(hallucinating["out"], **settings, samples=settings["captions"])
+
+
+@pytest.fixture(scope="module")
+def asked_twice(small_world: Any, small_judge: Path) -> Any:
+    """Write a kind of one captioner, asked in certain words."""
+    test = small_world.of_split("test")
+    texts = small_world.texts("dsc")
+
+    def write(name: str, kind: str, instruction: str | None, seed: int = 0) -> Captions:
+        folder = small_world.write_captions(
+            name,
+            {kind: {i: texts[i] for i in test}},
+            captioner=small_judge,  # any artifact: only its digest matters
+            recipe={
+                "decode": {"method": "sample" if seed else "greedy"}, "seed": seed,
+                **({} if instruction is None else {"vlm": {"instruction": instruction}}),
+            },
+        )  # fmt: skip
+        return open_captions(folder)
+
+    return write
+
+
+def kind_of(opened: Captions) -> Measured:
+    (name,) = opened.kinds
+    return Measured(name, opened.texts(name), captioners_of(opened), frozenset({asked_of(opened)}))
+
+
+def test_samples_of_a_captioner_asked_twice_speak_for_the_kind_of_their_own_name(
+    asked_twice: Any,
+) -> None:
+    kinds = [
+        kind_of(asked_twice("short", "ssc", "Be brief.")),
+        kind_of(asked_twice("long", "dsc", "Tell all.")),
+    ]
+    samples = [
+        asked_twice("short1", "ssc", "Be brief.", seed=1),
+        asked_twice("long1", "dsc", "Tell all.", seed=1),
+        asked_twice("long2", "dsc", "Tell all.", seed=2),
+    ]
+    found = samples_by_kind(samples, kinds, measured=[])
+    assert {kind: len(texts) for kind, texts in found.items()} == {"ssc": 1, "dsc": 2}
+
+
+def test_samples_of_another_name_speak_for_the_kind_that_was_asked_for_in_the_same_words(
+    asked_twice: Any,
+) -> None:
+    kinds = [
+        kind_of(asked_twice("brief", "ssc", "Be brief.")),
+        kind_of(asked_twice("whole", "dsc", "Tell all.")),
+    ]
+    again = asked_twice("again1", "again", "Tell all.", seed=1)
+    assert set(samples_by_kind([again], kinds, measured=[])) == {"dsc"}
+    other = asked_twice("other1", "other", "Tell a story.", seed=1)
+    with pytest.raises(ArtifactError, match=r"captioner of ssc, dsc, but it was asked otherwise"):
+        samples_by_kind([other], kinds, measured=[])
+
+
+def test_samples_that_could_be_of_several_kinds_are_refused(asked_twice: Any) -> None:
+    kinds = [kind_of(asked_twice(name, name, None)) for name in ("greedy", "beam")]
+    with pytest.raises(ConfigError, match=r"wrote greedy, beam too .*recap caption kind=greedy"):
+        samples_by_kind([asked_twice("any1", "any", None, seed=1)], kinds, measured=[])
 
 
 def test_photographs_take_the_estimate_of_the_world_and_say_so(
