@@ -25,6 +25,7 @@ from eval.hallucination_signals import (
     asked_of,
     calibration_of,
     captioners_of,
+    carried_plan,
     hallucination_of,
     samples_by_kind,
 )
@@ -104,6 +105,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
     measured = [images.sample_ids[int(row)] for row in rows]
     kinds = _kinds(cfg, images, measured)
     samples = _samples(cfg, kinds)
+    calibration = None if cfg.calibration is None else calibration_of(cfg.calibration)
     num_known = sum(images.claims[int(row)] is not None for row in rows)
     plan: dict[str, object] = {
         "pictures": len(rows),
@@ -114,6 +116,15 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         "judge": "none" if cfg.judge is None else "its CLIP",
         "text encoders": ", ".join(f"{e.name} ({e.max_tokens})" for e in encoders) or "none",
     }
+    if cfg.calibration is not None and calibration is not None:
+        margin = ["margin"] if cfg.judge is not None and len(measured) > 1 else []
+        agreements = {name: ["agreement"] for name in samples}
+        signals = {k.name: [*agreements.get(k.name, []), *margin] for k in kinds if k.texts}
+        plan["estimate carried over"] = carried_plan(
+            calibration,
+            {kind: of_kind for kind, of_kind in signals.items() if of_kind},
+            folder=cfg.calibration,
+        )
     recipe: dict[str, object] = {"text_encoders": [[e.name, e.max_tokens] for e in encoders]}
     if cfg.judge is not None:
         recipe |= noted_device()
@@ -131,7 +142,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         judge=None if cfg.judge is None else artifacts.open_judge(cfg.judge),
         measured=measured,
         claims=claims,
-        calibration=None if cfg.calibration is None else calibration_of(cfg.calibration),
+        calibration=calibration,
         batch_size=cfg.batch_size,
     )
     report = artifacts.CaptionsReport(

@@ -8,7 +8,7 @@ the report of a world where they are, or the bare signals are told and no rate.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -325,15 +325,19 @@ def told(
             estimates[known] = found.estimates
             facts["known"] = found.facts
     if facts["known"] is None and calibration is not None:
-        fitted = calibration["kinds"].get(kind, {}).get("known")
-        carried = pure.carried_over(signals, fitted["sets"]) if fitted else None
+        sets = fitted_sets(calibration, kind)
+        carried = pure.carried_over(signals, sets)
         if carried is not None:
             estimates = carried.estimates
             facts["carried_over"] = {
                 "signals": carried.name,
                 "estimate": shown(mean_of(estimates)),
-                "correlation_there": fitted["sets"][carried.name]["correlation"],
+                "correlation_there": sets[carried.name]["correlation"],
             }
+            if facts["carried_over"]["estimate"] is None:
+                facts["not_carried"] = "fewer than two of its captions have every signal of the fit"
+        else:
+            facts["not_carried"] = pure.why_none_usable(signals, sets)
     table = [
         {
             "kind": kind,
@@ -395,9 +399,52 @@ def calibration_of(folder: Path) -> dict[str, Any]:
         ConfigError: It holds no fitted estimate.
     """
     found = artifacts.open_captions_report(folder).hallucination
-    if not any(kind.get("known") for kind in found.get("kinds", {}).values()):
+    if not fitted_kinds(found):
         raise ConfigError(
             f"calibration: {folder} holds no fitted estimate; measure captions of pictures with "
             "known claims there, with samples= or judge="
         )
     return found
+
+
+def fitted_kinds(calibration: Mapping[str, Any]) -> list[str]:
+    """Return the kinds that a report has a fitted estimate of."""
+    return [kind for kind in calibration.get("kinds", {}) if fitted_sets(calibration, kind)]
+
+
+def fitted_sets(calibration: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return a kind's fits by their set of signals; none where the kind has none."""
+    known = calibration.get("kinds", {}).get(kind, {}).get("known")
+    sets: Mapping[str, Any] = known["sets"] if known else {}
+    return sets
+
+
+def carried_plan(
+    calibration: Mapping[str, Any], signals: Mapping[str, Collection[str]], *, folder: Path
+) -> str:
+    """Say in a plan's words which kinds' fits can be carried over, and why the others' cannot.
+
+    Args:
+        calibration: `hallucination` of the report that is carried over from.
+        signals: Names of the signals of every measured kind that will have any.
+        folder: The report's folder, for the message.
+
+    Raises:
+        ConfigError: It has a fit of none of these kinds.
+    """
+    fitted = fitted_kinds(calibration)
+    if not set(fitted) & signals.keys():
+        raise ConfigError(
+            f"calibration: {folder} has fits of the kinds {', '.join(fitted)}, and signals are "
+            f"measured of {', '.join(signals) or 'none'}. A fit is carried over to the kind of the "
+            "same name: store captions under the name of the kind that was written in the same "
+            f"way there, as in recap caption kind={fitted[0]}, or leave calibration out."
+        )
+    reasons = {
+        kind: pure.why_none_usable(of_kind, fitted_sets(calibration, kind))
+        for kind, of_kind in signals.items()
+    }
+    return "; ".join(
+        f"{kind}: {'a fit' if reason is None else 'none, ' + reason}"
+        for kind, reason in reasons.items()
+    )

@@ -44,7 +44,8 @@ class CaptionsConfig:
 
     calibration: Path | None = None
     """Caption measurements of pictures whose truth is known; where it is not, the estimate of
-    hallucination fitted there is carried over."""
+    hallucination fitted there is carried over, to the kind of the same name. Without a fit of any
+    measured kind it is refused."""
 
     batch_size: int = 256
     """Texts and pictures per step of the judge; a multiple of 8, part of the recipe."""

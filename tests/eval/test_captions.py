@@ -300,6 +300,50 @@ def test_photographs_take_the_estimate_of_the_world_and_say_so(
         measure(tmp_path / "no", **settings, calibration=tmp_path / "bare")
 
 
+@pytest.fixture(scope="module")
+def photographs(make: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Captions of several kinds of pictures without truth, with a sample of each."""
+    made = make.world(tmp_path_factory.mktemp("photographs"), num=32, has_claims=False)
+    test = made.of_split("test")
+
+    def settings(*kinds: str) -> dict[str, Any]:
+        measured, sample = (
+            made.write_captions(
+                f"{'_'.join(kinds)}{seed}",
+                {kind: {i: made.texts("dsc", seed=seed)[i] for i in test} for kind in kinds},
+            )
+            for seed in (0, 1)
+        )
+        return {"images": made.images, "captions": [measured], "samples": [sample]}
+
+    return settings
+
+
+def test_a_calibration_with_a_fit_of_no_measured_kind_is_refused_before_work_starts(
+    hallucinating: Any, photographs: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"fits of the kinds dsc, and .* of coca, theirs\."):
+        measure(tmp_path / "no", **photographs("coca", "theirs"), calibration=hallucinating["out"])
+    assert not (tmp_path / "no" / "run.log.jsonl").exists()
+
+
+def test_a_kind_without_a_fit_is_told_beside_one_that_has_it(
+    hallucinating: Any, photographs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measure(
+        tmp_path / "out", **photographs("coca", "dsc"), calibration=hallucinating["out"]
+    )
+    assert "coca: none, the calibration has no fit of this kind; dsc: a fit" in (
+        capsys.readouterr().out
+    )
+    kinds = found.hallucination["kinds"]
+    assert kinds["coca"]["carried_over"] is None
+    assert "not_carried" not in kinds["dsc"]
+    told = "no estimate was carried over: the calibration has no fit of this kind."
+    assert f"coca: {told}" in (tmp_path / "out" / "summary.txt").read_text()
+    assert f"<b>coca</b>: {told}" in (tmp_path / "out" / CAPTIONS_PAGE).read_text()
+
+
 def test_the_page_shows_every_section_and_asks_for_nothing(hallucinating: Any) -> None:
     page = (hallucinating["out"] / CAPTIONS_PAGE).read_text()
     for id_, _ in SECTIONS:
