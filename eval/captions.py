@@ -22,8 +22,10 @@ from eval.config import CaptionsConfig
 from eval.gated import gated
 from eval.hallucination_signals import (
     Measured,
+    asked_of,
     calibration_of,
     captioners_of,
+    carried_plan,
     hallucination_of,
     samples_by_kind,
 )
@@ -63,6 +65,14 @@ class Kind:
     captioners: frozenset[str] = frozenset()
     """Digests of the captioners that wrote them; empty where none is recorded."""
 
+    asked: frozenset[str] = frozenset()
+    """What those were asked."""
+
+    @property
+    def measured(self) -> Measured:
+        """What is asked about hallucination: captions of pictures that nobody annotated."""
+        return Measured(self.name, self.texts, self.captioners, self.asked)
+
 
 def captions(cfg: CaptionsConfig, run: Run) -> None:
     """Write the measurements of alt texts and of every kind of caption given."""
@@ -95,6 +105,7 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
     measured = [images.sample_ids[int(row)] for row in rows]
     kinds = _kinds(cfg, images, measured)
     samples = _samples(cfg, kinds)
+    calibration = None if cfg.calibration is None else calibration_of(cfg.calibration)
     num_known = sum(images.claims[int(row)] is not None for row in rows)
     plan: dict[str, object] = {
         "pictures": len(rows),
@@ -105,6 +116,15 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
         "judge": "none" if cfg.judge is None else "its CLIP",
         "text encoders": ", ".join(f"{e.name} ({e.max_tokens})" for e in encoders) or "none",
     }
+    if cfg.calibration is not None and calibration is not None:
+        margin = ["margin"] if cfg.judge is not None and len(measured) > 1 else []
+        agreements = {name: ["agreement"] for name in samples}
+        signals = {k.name: [*agreements.get(k.name, []), *margin] for k in kinds if k.texts}
+        plan["estimate carried over"] = carried_plan(
+            calibration,
+            {kind: of_kind for kind, of_kind in signals.items() if of_kind},
+            folder=cfg.calibration,
+        )
     recipe: dict[str, object] = {"text_encoders": [[e.name, e.max_tokens] for e in encoders]}
     if cfg.judge is not None:
         recipe |= noted_device()
@@ -116,13 +136,13 @@ def captions(cfg: CaptionsConfig, run: Run) -> None:
     lengths = _lengths(kinds)
     claims = _claims(kinds, images) if num_known else artifacts.CLAIMS_SCHEMA.empty_table()
     estimated = hallucination_of(
-        [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
+        [kind.measured for kind in kinds],
         images=images,
         samples=samples,
         judge=None if cfg.judge is None else artifacts.open_judge(cfg.judge),
         measured=measured,
         claims=claims,
-        calibration=None if cfg.calibration is None else calibration_of(cfg.calibration),
+        calibration=calibration,
         batch_size=cfg.batch_size,
     )
     report = artifacts.CaptionsReport(
@@ -180,10 +200,12 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
         ALT: dict(zip(images.sample_ids, images.alt, strict=True)),
     }
     writers: dict[str, frozenset[str]] = {}
+    asked: dict[str, frozenset[str]] = {}
     for folder in cfg.captions:
         opened = open_captions(folder)
         for kind in opened.kinds:
             writers[kind] = writers.get(kind, frozenset()) | captioners_of(opened)
+            asked[kind] = asked.get(kind, frozenset()) | {asked_of(opened)}
             of_kind = texts.setdefault(kind, {})
             new = opened.texts(kind)
             both = sorted(of_kind.keys() & new.keys())
@@ -214,6 +236,7 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
                 annotated=apart,
                 num_missing=len(measured) - num_measured,
                 captioners=writers.get(kind, frozenset()),
+                asked=asked.get(kind, frozenset()),
             )
         )
     return found
@@ -222,7 +245,7 @@ def _kinds(cfg: CaptionsConfig, images: Images, measured: Sequence[str]) -> list
 def _samples(cfg: CaptionsConfig, kinds: Sequence[Kind]) -> dict[str, list[dict[str, str]]]:
     return samples_by_kind(
         [open_captions(folder) for folder in cfg.samples],
-        [Measured(kind.name, kind.texts, kind.captioners) for kind in kinds],
+        [kind.measured for kind in kinds],
         measured=[open_captions(folder).manifest.digest for folder in cfg.captions],
     )
 

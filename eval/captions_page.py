@@ -12,7 +12,7 @@ from eval import report_facts as facts
 from eval import report_figures as figures
 from eval.artifacts import CaptionsReport
 from eval.captions_figures import draw_calibration
-from eval.captions_summary import carried_words, partly_known
+from eval.captions_summary import carried_words, not_carried_words, partly_known
 from eval.page import render
 from eval.thumbnails import MAX_SIDE, PIXELATED_SIDE, caption_examples
 from launch.manifest import write_bytes
@@ -71,6 +71,11 @@ def write_page(folder: Path, report: CaptionsReport, *, images: Images, split: s
             (kind, carried_words(found["carried_over"]))
             for kind, found in kinds.items()
             if found["carried_over"] is not None and found["carried_over"]["estimate"] is not None
+        ],
+        not_carried=[
+            (kind, not_carried_words(found["not_carried"]))
+            for kind, found in kinds.items()
+            if found.get("not_carried")
         ],
         lengths=facts.caption_lengths(report),
         truncation=tables.truncation(report),

@@ -70,7 +70,7 @@ def _overlap(table: pa.Table) -> str:
 
 
 def _hallucination(facts: Mapping[str, Any]) -> str:
-    """Return the correlations of the estimate with the truth, or what was carried over."""
+    """Return how the estimate follows the truth, or what was carried over, and why not."""
     known = [["estimate of", "from", "captions", "Spearman", "Pearson", "mean estimate", "truth"]]
     lines = []
     for kind, found in facts.get("kinds", {}).items():
@@ -88,6 +88,8 @@ def _hallucination(facts: Mapping[str, Any]) -> str:
         carried = found["carried_over"]
         if carried is not None and carried["estimate"] is not None:
             lines.append(f"{kind}: {carried_words(carried)}")
+        elif found.get("not_carried"):
+            lines.append(f"{kind}: {not_carried_words(found['not_carried'])}")
     text = ""
     if len(known) > 1:
         text += (
@@ -119,6 +121,11 @@ def carried_words(carried: Mapping[str, Any]) -> str:
         f"truth was {there}, and is carried over to this one unchecked. The interval is over "
         "pictures alone."
     )
+
+
+def not_carried_words(reason: str) -> str:
+    """Say that no estimate was carried over to a kind, and why."""
+    return f"no estimate was carried over: {reason}."
 
 
 def num_known(report: CaptionsReport, kind: str, is_annotated: bool) -> int:

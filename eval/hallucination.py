@@ -11,7 +11,7 @@ N captions, one per picture; S sentences; D feature width; F signals; B resample
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -325,14 +325,36 @@ def carried_over(signals: Mapping[str, Floats], sets: Mapping[str, Any]) -> Carr
     None without such a fit, or where no fit told anything even there: its rate would be the mean of
     that world and know nothing of these captions.
     """
-    usable = {
-        name: found
-        for name, found in sets.items()
-        if set(found["model"]["signals"]) <= signals.keys() and tells_something(found)
-    }
-    chosen = best_set(usable)
+    chosen = usable_set(signals, sets)
     if chosen is None:
         return None
-    names = usable[chosen]["model"]["signals"]
+    names = sets[chosen]["model"]["signals"]
     x = np.column_stack([signals[name] for name in names])
-    return CarriedOver(chosen, estimate(x, usable[chosen]["model"]))
+    return CarriedOver(chosen, estimate(x, sets[chosen]["model"]))
+
+
+def usable_set(signals: Collection[str], sets: Mapping[str, Any]) -> str | None:
+    """Return the richest set of these signals whose fit told anything, None without one."""
+    return best_set(
+        {
+            name: found
+            for name, found in sets.items()
+            if set(found["model"]["signals"]) <= set(signals) and tells_something(found)
+        }
+    )
+
+
+def why_none_usable(signals: Collection[str], sets: Mapping[str, Any]) -> str | None:
+    """Say why no fit can be carried over to captions with these signals; None if one can be."""
+    if usable_set(signals, sets) is not None:
+        return None
+    if not sets:
+        return "the calibration has no fit of this kind"
+    if not any(set(found["model"]["signals"]) <= set(signals) for found in sets.values()):
+        return (
+            f"the calibration's fit of this kind is from {', '.join(sets)}, and these captions "
+            f"have {' and '.join(sorted(signals)) or 'no signal'}"
+        )
+    return (
+        "the calibration's fit of this kind ranked captions no better than chance where it was made"
+    )

@@ -7,7 +7,8 @@ the report of a world where they are, or the bare signals are told and no rate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ class Measured(NamedTuple):
     texts: Mapping[str, str]
     captioners: frozenset[str]
     """Digests of the captioners that wrote them; empty where none is recorded."""
+
+    asked: frozenset[str] = frozenset()
+    """What those were asked, as `asked_of` tells it."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,18 @@ def captioners_of(captions: Captions) -> frozenset[str]:
     return frozenset(i.digest for i in captions.manifest.inputs if i.role == "captioner")
 
 
+def asked_of(captions: Captions) -> str:
+    """Return what the writer of an artifact was asked: the `vlm` of its recipe, `null` for none.
+
+    How words were chosen is no part of it: samples differ from what is measured in just that.
+    """
+    return json.dumps(captions.manifest.recipe.get("vlm"), sort_keys=True)
+
+
 def samples_by_kind(
     samples: Sequence[Captions], kinds: Sequence[Measured], *, measured: Sequence[str]
 ) -> dict[str, list[dict[str, str]]]:
-    """Give every kind the further samples of its own captioner.
-
-    Samples belong to the kinds that the same captioner wrote; where no captioner is recorded, to
-    the kind of the same name.
+    """Give every kind the further samples of its own captioner, asked the same.
 
     Args:
         samples: Opened captions artifacts of samples.
@@ -81,7 +90,8 @@ def samples_by_kind(
         measured: Digests of the artifacts that are measured.
 
     Raises:
-        ConfigError: Samples are given twice or are themselves what is measured.
+        ConfigError: Samples are given twice, are themselves what is measured, or could be of
+            several measured kinds.
         ArtifactError: Samples belong to no measured kind.
     """
     found: dict[str, list[dict[str, str]]] = {}
@@ -94,22 +104,54 @@ def samples_by_kind(
                 "decode.method=sample seed=1 ..."
             )
         seen.add(opened.manifest.digest)
-        writers = captioners_of(opened)
         for name in opened.kinds:
-            owners = [
-                kind.name
-                for kind in kinds
-                if (kind.captioners & writers if writers or kind.captioners else kind.name == name)
-            ]
-            if not owners:
-                raise ArtifactError(
-                    f"{opened.folder}: its captions of kind {name!r} were written by the captioner "
-                    f"of none of the measured kinds ({', '.join(k.name for k in kinds)}); sample "
-                    "with the captioner whose captions are measured."
-                )
-            for owner in owners:
-                found.setdefault(owner, []).append(opened.texts(name))
+            owner = owner_of(opened, name, kinds)
+            found.setdefault(owner, []).append(opened.texts(name))
     return found
+
+
+def owner_of(opened: Captions, name: str, kinds: Sequence[Measured]) -> str:
+    """Return the measured kind that the samples of one kind speak for.
+
+    One captioner may have written several: the kind of the same name is preferred, then the one
+    that it was asked for in the same words. Where no captioner is recorded, the name decides.
+
+    Args:
+        opened: Opened captions artifact of samples.
+        name: Kind of its captions.
+        kinds: What is measured.
+    """
+    writers, asked = captioners_of(opened), asked_of(opened)
+    owners = [
+        kind
+        for kind in kinds
+        if (kind.captioners & writers if writers or kind.captioners else kind.name == name)
+    ]
+    if not owners:
+        raise ArtifactError(
+            f"{opened.folder}: its captions of kind {name!r} were written by the captioner "
+            f"of none of the measured kinds ({', '.join(k.name for k in kinds)}); sample "
+            "with the captioner whose captions are measured."
+        )
+    if any(kind.name == name for kind in owners):
+        return name
+    same = [kind.name for kind in owners if asked in kind.asked]
+    all_owners = ", ".join(kind.name for kind in owners)
+    if not same:
+        raise ArtifactError(
+            f"{opened.folder}: its captions of kind {name!r} were written by the captioner of "
+            f"{all_owners}, but it was asked otherwise (vlm {asked}); samples must answer what "
+            "the measured captions answer. Sample with the same vlm settings, or leave these "
+            "samples out."
+        )
+    if len(same) > 1:
+        raise ConfigError(
+            f"samples: {opened.folder} has captions of kind {name!r}, whose captioner wrote "
+            f"{', '.join(same)} too and was asked the same for each; expected samples of one "
+            f"measured kind. Sample under the name of that kind: recap caption kind={same[0]} "
+            "decode.method=sample seed=1 ..."
+        )
+    return same[0]
 
 
 def rows_of(kind: Measured, samples: Sequence[Mapping[str, str]]) -> Rows:
@@ -283,15 +325,19 @@ def told(
             estimates[known] = found.estimates
             facts["known"] = found.facts
     if facts["known"] is None and calibration is not None:
-        fitted = calibration["kinds"].get(kind, {}).get("known")
-        carried = pure.carried_over(signals, fitted["sets"]) if fitted else None
+        sets = fitted_sets(calibration, kind)
+        carried = pure.carried_over(signals, sets)
         if carried is not None:
             estimates = carried.estimates
             facts["carried_over"] = {
                 "signals": carried.name,
                 "estimate": shown(mean_of(estimates)),
-                "correlation_there": fitted["sets"][carried.name]["correlation"],
+                "correlation_there": sets[carried.name]["correlation"],
             }
+            if facts["carried_over"]["estimate"] is None:
+                facts["not_carried"] = "fewer than two of its captions have every signal of the fit"
+        else:
+            facts["not_carried"] = pure.why_none_usable(signals, sets)
     table = [
         {
             "kind": kind,
@@ -353,9 +399,52 @@ def calibration_of(folder: Path) -> dict[str, Any]:
         ConfigError: It holds no fitted estimate.
     """
     found = artifacts.open_captions_report(folder).hallucination
-    if not any(kind.get("known") for kind in found.get("kinds", {}).values()):
+    if not fitted_kinds(found):
         raise ConfigError(
             f"calibration: {folder} holds no fitted estimate; measure captions of pictures with "
             "known claims there, with samples= or judge="
         )
     return found
+
+
+def fitted_kinds(calibration: Mapping[str, Any]) -> list[str]:
+    """Return the kinds that a report has a fitted estimate of."""
+    return [kind for kind in calibration.get("kinds", {}) if fitted_sets(calibration, kind)]
+
+
+def fitted_sets(calibration: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return a kind's fits by their set of signals; none where the kind has none."""
+    known = calibration.get("kinds", {}).get(kind, {}).get("known")
+    sets: Mapping[str, Any] = known["sets"] if known else {}
+    return sets
+
+
+def carried_plan(
+    calibration: Mapping[str, Any], signals: Mapping[str, Collection[str]], *, folder: Path
+) -> str:
+    """Say in a plan's words which kinds' fits can be carried over, and why the others' cannot.
+
+    Args:
+        calibration: `hallucination` of the report that is carried over from.
+        signals: Names of the signals of every measured kind that will have any.
+        folder: The report's folder, for the message.
+
+    Raises:
+        ConfigError: It has a fit of none of these kinds.
+    """
+    fitted = fitted_kinds(calibration)
+    if not set(fitted) & signals.keys():
+        raise ConfigError(
+            f"calibration: {folder} has fits of the kinds {', '.join(fitted)}, and signals are "
+            f"measured of {', '.join(signals) or 'none'}. A fit is carried over to the kind of the "
+            "same name: store captions under the name of the kind that was written in the same "
+            f"way there, as in recap caption kind={fitted[0]}, or leave calibration out."
+        )
+    reasons = {
+        kind: pure.why_none_usable(of_kind, fitted_sets(calibration, kind))
+        for kind, of_kind in signals.items()
+    }
+    return "; ".join(
+        f"{kind}: {'a fit' if reason is None else 'none, ' + reason}"
+        for kind, reason in reasons.items()
+    )

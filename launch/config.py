@@ -234,19 +234,22 @@ def recipe_of(value: Any) -> Any:
     Left out are paths, which say where inputs lie (what they hold enters a recipe by digest); the
     fields that a class names in `NOT_IN_RECIPE`, which cannot change a byte: a resumed run may have
     others; and those in `SINCE_LATER` at their default, which leaves everything as it was before
-    the class had them.
+    the class had them. Added are the properties named in `ALSO_IN_RECIPE`, except where they are
+    None: what the code makes of the settings by a rule that was another once.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         harmless = getattr(value, "NOT_IN_RECIPE", ())
         later = getattr(value, "SINCE_LATER", ())
-        return {
+        recipe = {
             f.name: recipe_of(getattr(value, f.name))
             for f in dataclasses.fields(value)
             if f.name not in harmless
             and not _holds_paths(hints[f.name])
             and not (f.name in later and getattr(value, f.name) == _default_of(f))
         }
+        derived = {name: getattr(value, name) for name in getattr(value, "ALSO_IN_RECIPE", ())}
+        return recipe | {name: found for name, found in derived.items() if found is not None}
     if isinstance(value, Mapping):
         return {str(k): recipe_of(v) for k, v in value.items()}
     return to_plain(value)

@@ -69,7 +69,12 @@ _BOILERPLATE: Final = re.compile(
 
 SCRIPT_FAMILIES: Final[Mapping[str, frozenset[str]]] = {
     "arabic": frozenset({"ARABIC"}),
-    "cjk": frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "HANGUL"}),
+    "cjk": frozenset(
+        {
+            *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO"),
+            "HANGUL",
+        }
+    ),
     "cyrillic": frozenset({"CYRILLIC"}),
     "devanagari": frozenset({"DEVANAGARI"}),
     "greek": frozenset({"GREEK"}),
@@ -78,6 +83,12 @@ SCRIPT_FAMILIES: Final[Mapping[str, frozenset[str]]] = {
     "thai": frozenset({"THAI"}),
 }
 """Scripts that are written together, by the first word of the Unicode names of their letters."""
+
+_WITH_BLANKS: Final = frozenset({"HANGUL"})
+"""Scripts that stand beside others in a family without blanks, and have blanks themselves."""
+
+LONGEST_PHRASE_IN_LETTERS: Final = 60
+"""Letters of the longest phrase whose repetition is looked for, where letters count as words."""
 
 _NO_SCRIPT: Final = frozenset({"MODIFIER", "COMBINING", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
 """First words of the names of letters that belong to no script or to any."""
@@ -114,15 +125,68 @@ def _plain(text: str) -> str:
     return _QUOTED.sub('""', text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
-def _lacks_words(text: str, required: Sequence[str]) -> bool:
+def words_of(text: str, limits: GateConfig) -> list[str]:
+    """Return what counts as the words of a text.
+
+    These are what stands between blanks. Where captions are written without blanks, it is every
+    letter of their script, with the marks that it carries, and what stands between blanks and such
+    letters unless it is punctuation and invisible characters alone.
+    """
+    if limits.words is None:
+        return text.split()
+    found = _apart(text, limits).split()
+    return [word for word in found if not _says_nothing(word)] or found
+
+
+def _apart(text: str, limits: GateConfig) -> str:
+    """Set the letters of a script without blanks apart by blanks, composed as NFKC has them."""
+    assert limits.script is not None
+    scripts = SCRIPT_FAMILIES[limits.script] - _WITH_BLANKS
+    pieces: list[str] = []
+    in_letter = False
+    for character in unicodedata.normalize("NFKC", text):
+        if character.isalpha() and _script(character) in scripts:
+            pieces.append(" ")
+            in_letter = True
+        elif in_letter and not _is_mark(character):
+            pieces.append(" ")
+            in_letter = False
+        pieces.append(character)
+    return "".join(pieces)
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
+
+
+def _says_nothing(word: str) -> bool:
+    return all(unicodedata.category(character)[0] in "PC" for character in word)
+
+
+def _is_looping(words: Sequence[str], limits: GateConfig) -> bool:
+    """Say whether a phrase comes again and again; case and the marks at its end do not matter."""
+    plain = [word.lower().strip(".,;:") for word in words]
+    if limits.words is None:
+        return is_looping(plain, max_repeats=limits.max_repeats)
+    return is_looping(
+        plain, max_repeats=limits.max_repeats, longest_phrase=LONGEST_PHRASE_IN_LETTERS
+    )
+
+
+def _lacks_words(text: str, limits: GateConfig) -> bool:
     """Say whether any of the words or phrases is missing; case and punctuation do not matter."""
-    spoken = _spoken(text)
-    return any(_spoken(phrase) not in spoken for phrase in required)
+    spoken = _spoken(text, limits)
+    return any(_spoken(phrase, limits) not in spoken for phrase in limits.required_words)
 
 
-def _spoken(text: str) -> str:
+def _spoken(text: str, limits: GateConfig) -> str:
     """Give the words of a text alone, one space before and behind each."""
-    return f" {' '.join(_WORD.findall(text.lower()))} "
+    if limits.words is None:
+        return f" {' '.join(_WORD.findall(text.lower()))} "
+    kept = (
+        c if c.isalnum() or c == "_" or _is_mark(c) else " " for c in _apart(text.lower(), limits)
+    )
+    return f" {' '.join(''.join(kept).split())} "
 
 
 Rule = Callable[[str, list[str], str, GateConfig], bool]
@@ -132,9 +196,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "empty": lambda text, words, stop, limits: not words,
     "too_short": lambda text, words, stop, limits: 0 < len(words) < limits.min_words,
     "too_long": lambda text, words, stop, limits: len(words) > limits.max_words,
-    "loop": lambda text, words, stop, limits: is_looping(
-        [word.lower().strip(".,;:") for word in words], max_repeats=limits.max_repeats
-    ),
+    "loop": lambda text, words, stop, limits: _is_looping(words, limits),
     "unfinished": lambda text, words, stop, limits: stop == "length",
     "broken_text": lambda text, words, stop, limits: (
         REPLACEMENT in text or any(ord(letter) < 32 for letter in text)
@@ -145,9 +207,7 @@ RULES: Final[Mapping[str, Rule]] = {
         bool(words) and not any(letter.isalpha() for letter in text)
     ),
     "wrong_script": lambda text, words, stop, limits: _is_wrong_script(text, limits),
-    "missing_words": lambda text, words, stop, limits: (
-        bool(words) and _lacks_words(text, limits.required_words)
-    ),
+    "missing_words": lambda text, words, stop, limits: bool(words) and _lacks_words(text, limits),
 }
 """Every rule about one caption by its name, in the order in which flags are written."""
 
@@ -171,7 +231,7 @@ def broken_rules(text: str, *, stop_reason: str, limits: GateConfig) -> list[str
         stop_reason: `end` if its writer ended it, `length` if it ran out of room.
         limits: Where the rules draw their lines.
     """
-    words = text.split()
+    words = words_of(text, limits)
     applied = RULES if limits.rules is None else [r for r in limits.rules if r in RULES]
     return [name for name in applied if RULES[name](text, words, stop_reason, limits)]
 

@@ -12,9 +12,11 @@ LONGEST_PHRASE: Final = 12
 """Words of the longest phrase whose repetition is looked for."""
 
 
-def is_looping(words: Sequence[str], *, max_repeats: int) -> bool:
-    """Say whether a phrase of up to twelve words comes `max_repeats` times in a row."""
-    for length in range(1, min(LONGEST_PHRASE, len(words) // max_repeats) + 1):
+def is_looping(
+    words: Sequence[str], *, max_repeats: int, longest_phrase: int = LONGEST_PHRASE
+) -> bool:
+    """Say whether a phrase of up to `longest_phrase` words comes `max_repeats` times in a row."""
+    for length in range(1, min(longest_phrase, len(words) // max_repeats) + 1):
         run = 0  # words in a row that equal the one a phrase earlier
         for place in range(length, len(words)):
             run = run + 1 if words[place] == words[place - length] else 0

@@ -35,15 +35,17 @@ class CaptionsConfig:
 
     samples: list[Path] = field(default_factory=list)
     """Captions artifacts with further captions of the same pictures, sampled by the same captioner
-    with other seeds: `recap caption decode.method=sample seed=1 ...`. Their kind may have any
-    name. What a captioner makes up it seldom repeats."""
+    with other seeds: `recap caption decode.method=sample seed=1 ...`. Where it wrote several of
+    the measured kinds, samples speak for the kind of their own name, or else for the one that was
+    asked for by the same `vlm` settings. What a captioner makes up it seldom repeats."""
 
     judge: Path | None = None
     """Judge artifact; its CLIP says how much better a sentence fits its own picture than others."""
 
     calibration: Path | None = None
     """Caption measurements of pictures whose truth is known; where it is not, the estimate of
-    hallucination fitted there is carried over."""
+    hallucination fitted there is carried over, to the kind of the same name. Without a fit of any
+    measured kind it is refused."""
 
     batch_size: int = 256
     """Texts and pictures per step of the judge; a multiple of 8, part of the recipe."""

@@ -7,7 +7,7 @@ from recap.config.caption import CaptionConfig, DecodeConfig, FuseConfig, TagsCo
 from recap.config.captioner import CaptionerSizeConfig, CaptionerTrainConfig, TextTowerConfig
 from recap.config.endpoint import EndpointConfig, TeacherConfig
 from recap.config.exchange import ExportConfig, ImportConfig
-from recap.config.gates import RULE_NAMES, SCRIPTS, GateConfig
+from recap.config.gates import RULE_NAMES, SCRIPTS, SCRIPTS_WITHOUT_BLANKS, GateConfig
 from recap.config.ingest import IngestConfig, ScenesConfig, SplitConfig
 from recap.config.kinds import RESERVED_KINDS, refuse_odd_kind
 from recap.config.tagger import FitTaggerConfig, TaggerSizeConfig
@@ -16,6 +16,7 @@ __all__ = [
     "RESERVED_KINDS",
     "RULE_NAMES",
     "SCRIPTS",
+    "SCRIPTS_WITHOUT_BLANKS",
     "AnnotateConfig",
     "CaptionConfig",
     "CaptionerSizeConfig",

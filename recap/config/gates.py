@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from launch.errors import ConfigError
 
@@ -28,12 +28,16 @@ RULE_NAMES = (
 SCRIPTS = ("arabic", "cjk", "cyrillic", "devanagari", "greek", "hebrew", "latin", "thai")
 """Families of scripts that a caption may have to be written in, as `recap/gates.py` has them."""
 
+SCRIPTS_WITHOUT_BLANKS = ("cjk", "thai")
+"""Those of them whose letters count as words, because no blank stands between words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Named rules that quarantine a bad caption."""
 
     NOT_IN_RECIPE: ClassVar = frozenset({"max_gated_share"})
+    ALSO_IN_RECIPE: ClassVar = ("words",)
 
     rules: list[str] | None = None
     """Rules that are applied, by name; None applies them all."""
@@ -49,7 +53,9 @@ class GateConfig:
 
     script: str | None = None
     """Family of scripts that captions are written in, such as `latin`; another: rule
-    `wrong_script`. None is off."""
+    `wrong_script`. None is off. Texts without blanks between words need `cjk` or `thai`: every
+    letter of such a script counts as a word then, in all rules that count or look for words, but
+    not Korean, which has blanks. Otherwise a whole sentence counts as one word."""
 
     max_other_script_share: float = 0.2
     """Share of a caption's letters that another script may have."""
@@ -63,6 +69,11 @@ class GateConfig:
 
     max_gated_share: float = 0.2
     """Share of gated captions above which the job stops."""
+
+    @property
+    def words(self) -> Literal["letters"] | None:
+        """What counts as a word where it is not what stands between blanks."""
+        return "letters" if self.script in SCRIPTS_WITHOUT_BLANKS else None
 
     def __post_init__(self) -> None:
         for rule in self.rules or []:

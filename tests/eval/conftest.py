@@ -89,7 +89,12 @@ class World:
         return language.write_all(claims, style, sample_ids=self.sample_ids, seed=seed)
 
     def write_captions(
-        self, name: str, texts: dict[str, dict[int, str]], *, captioner: Path | None = None
+        self,
+        name: str,
+        texts: dict[str, dict[int, str]],
+        *,
+        captioner: Path | None = None,
+        recipe: Any = None,
     ) -> Path:
         """Write kind -> row -> text as a captions artifact."""
         folder = self.root / name
@@ -99,7 +104,8 @@ class World:
             for row, text in by_row.items()
         ]
         write_caption_part(folder / caption_part_name(0), rows)
-        return finish(folder, "captions", inputs=[("captioner", captioner)] if captioner else [])
+        inputs = [("captioner", captioner)] if captioner else []
+        return finish(folder, "captions", inputs=inputs, recipe=recipe)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -14,10 +14,17 @@ from eval.captions import axes_of, captions, compare_text
 from eval.captions_page import CAPTIONS_PAGE, SECTIONS
 from eval.captions_summary import summary_text
 from eval.config import CaptionsConfig
+from eval.hallucination_signals import Measured, asked_of, captioners_of, samples_by_kind
 from eval.report_facts import caption_lengths
 from launch.errors import ArtifactError, ConfigError
 from launch.run import Run
-from recap.artifacts import CaptionRow, caption_part_name, write_caption_part
+from recap.artifacts import (
+    CaptionRow,
+    Captions,
+    caption_part_name,
+    open_captions,
+    write_caption_part,
+)
 from recap.claims import Claim
 
 
@@ -205,6 +212,68 @@ def test_only_the_captioners_own_samples_speak_for_a_kind(hallucinating: Any) ->
         measure(hallucinating["out"], **settings, samples=settings["captions"])
 
 
+@pytest.fixture(scope="module")
+def asked_twice(small_world: Any, small_judge: Path) -> Any:
+    """Write a kind of one captioner, asked in certain words."""
+    test = small_world.of_split("test")
+    texts = small_world.texts("dsc")
+
+    def write(name: str, kind: str, instruction: str | None, seed: int = 0) -> Captions:
+        folder = small_world.write_captions(
+            name,
+            {kind: {i: texts[i] for i in test}},
+            captioner=small_judge,  # any artifact: only its digest matters
+            recipe={
+                "decode": {"method": "sample" if seed else "greedy"}, "seed": seed,
+                **({} if instruction is None else {"vlm": {"instruction": instruction}}),
+            },
+        )  # fmt: skip
+        return open_captions(folder)
+
+    return write
+
+
+def kind_of(opened: Captions) -> Measured:
+    (name,) = opened.kinds
+    return Measured(name, opened.texts(name), captioners_of(opened), frozenset({asked_of(opened)}))
+
+
+def test_samples_of_a_captioner_asked_twice_speak_for_the_kind_of_their_own_name(
+    asked_twice: Any,
+) -> None:
+    kinds = [
+        kind_of(asked_twice("short", "ssc", "Be brief.")),
+        kind_of(asked_twice("long", "dsc", "Tell all.")),
+    ]
+    samples = [
+        asked_twice("short1", "ssc", "Be brief.", seed=1),
+        asked_twice("long1", "dsc", "Tell all.", seed=1),
+        asked_twice("long2", "dsc", "Tell all.", seed=2),
+    ]
+    found = samples_by_kind(samples, kinds, measured=[])
+    assert {kind: len(texts) for kind, texts in found.items()} == {"ssc": 1, "dsc": 2}
+
+
+def test_samples_of_another_name_speak_for_the_kind_that_was_asked_for_in_the_same_words(
+    asked_twice: Any,
+) -> None:
+    kinds = [
+        kind_of(asked_twice("brief", "ssc", "Be brief.")),
+        kind_of(asked_twice("whole", "dsc", "Tell all.")),
+    ]
+    again = asked_twice("again1", "again", "Tell all.", seed=1)
+    assert set(samples_by_kind([again], kinds, measured=[])) == {"dsc"}
+    other = asked_twice("other1", "other", "Tell a story.", seed=1)
+    with pytest.raises(ArtifactError, match=r"captioner of ssc, dsc, but it was asked otherwise"):
+        samples_by_kind([other], kinds, measured=[])
+
+
+def test_samples_that_could_be_of_several_kinds_are_refused(asked_twice: Any) -> None:
+    kinds = [kind_of(asked_twice(name, name, None)) for name in ("greedy", "beam")]
+    with pytest.raises(ConfigError, match=r"wrote greedy, beam too .*recap caption kind=greedy"):
+        samples_by_kind([asked_twice("any1", "any", None, seed=1)], kinds, measured=[])
+
+
 def test_photographs_take_the_estimate_of_the_world_and_say_so(
     hallucinating: Any, make: Any, tmp_path: Path
 ) -> None:
@@ -229,6 +298,50 @@ def test_photographs_take_the_estimate_of_the_world_and_say_so(
     assert set(bare.estimates["estimate"].to_pylist()) == {None}
     with pytest.raises(ConfigError, match="holds no fitted estimate"):
         measure(tmp_path / "no", **settings, calibration=tmp_path / "bare")
+
+
+@pytest.fixture(scope="module")
+def photographs(make: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Captions of several kinds of pictures without truth, with a sample of each."""
+    made = make.world(tmp_path_factory.mktemp("photographs"), num=32, has_claims=False)
+    test = made.of_split("test")
+
+    def settings(*kinds: str) -> dict[str, Any]:
+        measured, sample = (
+            made.write_captions(
+                f"{'_'.join(kinds)}{seed}",
+                {kind: {i: made.texts("dsc", seed=seed)[i] for i in test} for kind in kinds},
+            )
+            for seed in (0, 1)
+        )
+        return {"images": made.images, "captions": [measured], "samples": [sample]}
+
+    return settings
+
+
+def test_a_calibration_with_a_fit_of_no_measured_kind_is_refused_before_work_starts(
+    hallucinating: Any, photographs: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"fits of the kinds dsc, and .* of coca, theirs\."):
+        measure(tmp_path / "no", **photographs("coca", "theirs"), calibration=hallucinating["out"])
+    assert not (tmp_path / "no" / "run.log.jsonl").exists()
+
+
+def test_a_kind_without_a_fit_is_told_beside_one_that_has_it(
+    hallucinating: Any, photographs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measure(
+        tmp_path / "out", **photographs("coca", "dsc"), calibration=hallucinating["out"]
+    )
+    assert "coca: none, the calibration has no fit of this kind; dsc: a fit" in (
+        capsys.readouterr().out
+    )
+    kinds = found.hallucination["kinds"]
+    assert kinds["coca"]["carried_over"] is None
+    assert "not_carried" not in kinds["dsc"]
+    told = "no estimate was carried over: the calibration has no fit of this kind."
+    assert f"coca: {told}" in (tmp_path / "out" / "summary.txt").read_text()
+    assert f"<b>coca</b>: {told}" in (tmp_path / "out" / CAPTIONS_PAGE).read_text()
 
 
 def test_the_page_shows_every_section_and_asks_for_nothing(hallucinating: Any) -> None:

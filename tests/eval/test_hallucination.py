@@ -20,6 +20,7 @@ from eval.hallucination import (
     held_out,
     margins,
     shuffled_pictures,
+    why_none_usable,
 )
 from launch import keyed
 from launch.manifest import digest_bytes
@@ -154,6 +155,21 @@ def test_a_signal_that_knows_correlates_and_noise_does_not() -> None:
     assert carried_over({"agreement": signal}, told) is None
     undefined = {"agreement": {**sets["agreement"], "correlation": {"spearman": None}}}
     assert carried_over({"agreement": signal}, undefined) is None
+
+
+def test_why_no_fit_can_be_carried_over_is_told() -> None:
+    knows = {"spearman": {"value": 0.5, "interval": [0.4, 0.6]}}
+    guesses = {"spearman": {"value": 0.01, "interval": [-0.1, 0.1]}}
+    good, bad = (
+        {"agreement": {"model": {"signals": ["agreement"]}, "correlation": found}}
+        for found in (knows, guesses)
+    )
+    assert why_none_usable(["agreement", "margin"], good) is None
+    assert "no fit of this kind" in str(why_none_usable(["agreement"], {}))
+    assert "is from agreement, and these captions have margin" in str(
+        why_none_usable(["margin"], good)
+    )
+    assert "no better than chance" in str(why_none_usable(["agreement"], bad))
 
 
 def test_captions_without_claim_or_signal_are_left_out_and_counted() -> None:

@@ -205,6 +205,27 @@ def test_a_later_setting_enters_a_recipe_only_where_it_differs_from_its_default(
     assert config.recipe_of(Grown(method="beam")) == {"size": 2, "method": "beam"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ruled:
+    """Settings of which the code makes something by a rule that was another once."""
+
+    ALSO_IN_RECIPE: ClassVar = ("rule",)
+
+    size: int = 2
+    """Size."""
+
+    @property
+    def rule(self) -> str | None:
+        """Rule."""
+        return "new" if self.size > 2 else None
+
+
+def test_a_rule_enters_a_recipe_only_where_it_is_another_than_before() -> None:
+    assert config.recipe_of(Ruled()) == {"size": 2}
+    assert config.recipe_of(Ruled(size=3)) == {"size": 3, "rule": "new"}
+    assert config.to_plain(Ruled(size=3)) == {"size": 3}
+
+
 def test_numbers_out_of_range_are_refused_by_name() -> None:
     given = SimpleNamespace(samples=0, batch_size=12)
     with pytest.raises(ConfigError, match="samples must be at least 1, got 0"):

@@ -15,7 +15,7 @@ import torch
 
 from launch.errors import ConfigError, InputError, StoppedError
 from launch.manifest import is_complete, read_manifest
-from launch.run import Run
+from launch.run import Run, refuse_stale
 from recap import caption as module
 from recap.artifacts import open_captions, open_images
 from recap.caption import caption
@@ -311,3 +311,16 @@ def test_captions_of_another_version_of_the_decoder_are_never_mixed_in(
     monkeypatch.setattr(module, "CODE", module.CODE + 1)
     with pytest.raises(ConfigError, match="code"):
         start(settings(world), out)
+
+
+def test_captions_gated_when_a_sentence_without_blanks_was_one_word_are_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = settings(world, gates=GateConfig(rules=["empty"], script="cjk"))
+    with monkeypatch.context() as before:
+        before.setattr(GateConfig, "ALSO_IN_RECIPE", ())
+        out = start(cfg, tmp_path / "captions")
+    with pytest.raises(ConfigError, match=r"gates\.words: '\(absent\)' -> 'letters'"):
+        start(cfg, out)
+    with pytest.raises(ConfigError, match=r"gates\.words"):
+        refuse_stale(out, verb="recap caption", config=cfg)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.config import recipe_of
 from launch.errors import ConfigError, StoppedError
 from launch.manifest import digest_bytes
-from recap.config import RULE_NAMES, SCRIPTS, GateConfig
+from recap.config import RULE_NAMES, SCRIPTS, SCRIPTS_WITHOUT_BLANKS, GateConfig
 from recap.gates import (
     RULES,
     SAME_TEXT,
@@ -21,6 +23,7 @@ from recap.gates import (
     broken_rules_of_part,
     share_of_other_scripts,
     stop_if_too_many,
+    words_of,
 )
 from recap.sources.scenes import language, world
 
@@ -148,6 +151,77 @@ def test_required_words_are_found_whole_and_in_any_case() -> None:
     assert broken_rules(good, stop_reason="end", limits=limits) == []
     assert broken_rules(partly, stop_reason="end", limits=limits) == ["missing_words"]
     assert broken_rules(inside, stop_reason="end", limits=limits) == ["missing_words"]
+
+
+CAT = "\u4e00\u53ea\u732b\u5750\u5728\u6c99\u53d1\u4e0a"  # a cat sits on the sofa
+DOG = "\u4e00\u53ea\u72d7\u5728\u8dd1"  # a dog is running
+THAI_CAT = "\u0e41\u0e21\u0e27\u0e19\u0e31\u0e48\u0e07"  # a cat sits
+BLUE, CYAN = "\u0e2a\u0e35\u0e1f\u0e49\u0e32", "\u0e2a\u0e35\u0e1f\u0e32"  # one tone mark apart
+
+
+def broken(text: str, **limits: Any) -> list[str]:
+    return broken_rules(text, stop_reason="end", limits=GateConfig(**limits))
+
+
+def test_a_chinese_phrase_over_and_over_is_a_loop() -> None:
+    assert broken(CAT * 30, script="cjk", max_words=1000) == ["loop"]
+    assert broken(f"{CAT}\uff0c" * 30, script="cjk", max_words=1000) == ["loop"]
+    assert broken(f"{CAT}\uff0c{DOG}\u3002" * 5, script="cjk") == ["loop"]
+    assert broken(THAI_CAT * 4, script="thai") == ["loop"]
+    assert broken(f"{CAT}\uff0c{DOG}\u3002", script="cjk") == []
+
+
+def test_letters_are_counted_where_no_blank_stands_between_words() -> None:
+    assert broken(f"{CAT}\u3002", script="cjk", min_words=5) == []
+    assert broken(f"{CAT}\u3002", script="cjk", min_words=8, max_words=8) == []
+    assert broken(f"{CAT}\u3002", script="cjk", max_words=7) == ["too_long"]
+    assert broken(CAT[:4], script="cjk", min_words=5) == ["too_short"]
+    assert broken(THAI_CAT, script="thai", min_words=5, max_words=5) == []  # marks are no letters
+    assert broken(CAT, min_words=5) == broken(CAT, script="latin", min_words=5)[:1] == ["too_short"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\u4e24\u53ea cats", ["\u4e24", "\u53ea", "cats"]),
+        ("\u5e742024\u5e74", ["\u5e74", "2024", "\u5e74"]),
+        ("\uff76\uff9e\u4eba\u3005", ["\u30ac", "\u4eba", "\u3005"]),  # composed; iteration
+        (
+            "\uace0\uc591\uc774 \ud55c \ub9c8\ub9ac",
+            ["\uace0\uc591\uc774", "\ud55c", "\ub9c8\ub9ac"],
+        ),
+        ("\u3002\u3002", ["\u3002\u3002"]),
+        ("", []),
+    ],
+)
+def test_digits_other_scripts_and_korean_keep_their_words(text: str, words: list[str]) -> None:
+    assert words_of(text, GateConfig(script="cjk")) == words
+
+
+def test_required_words_are_found_where_no_blank_stands_between_words() -> None:
+    chinese: dict[str, Any] = {"script": "cjk", "max_other_script_share": 0.5}
+    assert broken(CAT, **chinese, required_words=["\u732b"]) == []
+    assert broken(f"SKS{CAT}", **chinese, required_words=["sks", "\u6c99\u53d1"]) == []
+    assert broken(CAT, **chinese, required_words=["\u72d7"]) == ["missing_words"]
+    assert broken(BLUE, script="thai", required_words=[BLUE]) == []
+    assert broken(BLUE, script="thai", required_words=[CYAN]) == ["missing_words"]
+
+
+@pytest.mark.parametrize("script", [None, *sorted(set(SCRIPTS) - set(SCRIPTS_WITHOUT_BLANKS))])
+def test_words_and_recipes_of_scripts_with_blanks_are_as_they_always_were(
+    script: str | None,
+) -> None:
+    limits = GateConfig(script=script)
+    assert recipe_of(limits) == {
+        "rules": None, "min_words": 1, "max_words": 200, "max_repeats": 4, "script": script,
+        "max_other_script_share": 0.2, "required_words": [], "max_pictures_per_text": None,
+    }  # fmt: skip
+    assert words_of(f"a \uff43at, {CAT}\u3000\u3002", limits) == ["a", "\uff43at,", CAT, "\u3002"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS_WITHOUT_BLANKS)
+def test_a_recipe_says_that_letters_count_as_words(script: str) -> None:
+    assert recipe_of(GateConfig(script=script))["words"] == "letters"
 
 
 def test_a_text_on_more_pictures_than_allowed_is_flagged_on_all_of_them() -> None:
