@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import open_clip
 import pytest
 import torch
 from open_clip.coca_model import CoCa as OpenClipCoCa
 
-from recap.captioner.choose import WrittenCaption, drawn_token
+from recap.captioner.choose import Limits, Shape, WrittenCaption, drawn_token
 from recap.captioner.coca import CoCa, SpecialTokens, initialise_decoder
 from recap.captioner.decode import decode_batch
 from recap.config import CaptionerSizeConfig, DecodeConfig
@@ -45,6 +47,15 @@ def talkative_model(*, tower: str = "vit", context_length: int = 20) -> CoCa:
     return model
 
 
+def lower_scores(model: CoCa, by: float) -> None:
+    """Lower every token's score equally: the model's probabilities stay as they are."""
+    decoder = model.text_decoder
+    lowered = torch.full((VOCAB,), -by)
+    with torch.no_grad():
+        found = torch.linalg.lstsq(decoder.text_projection.T, lowered[:, None]).solution
+        decoder.ln_final.bias.add_(found[:, 0])
+
+
 def random_pixels(num: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(0, 256, (num, 16, 16, 3), dtype=torch.uint8, generator=generator)
@@ -77,17 +88,41 @@ def write(
     )
 
 
+def plain_limits(
+    scores: list[float], written: list[int], *, config: DecodeConfig, special: SpecialTokens
+) -> list[float]:
+    """Make every token of `written` but the end less likely, and an end too soon impossible."""
+    limited = list(scores)
+    for token in set(written) - {special.end}:
+        penalty = config.repetition_penalty
+        limited[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    if len(written) < config.min_tokens:
+        limited[special.end] = float("-inf")
+    return limited
+
+
+def plain_log_softmax(scores: list[float]) -> list[float]:
+    highest = max(scores)
+    total = math.log(math.fsum(math.exp(score - highest) for score in scores))
+    return [score - highest - total for score in scores]
+
+
 @torch.inference_mode()
-def write_uncached(model: CoCa, pixels: torch.Tensor, *, max_tokens: int) -> list[list[int]]:
+def write_uncached(
+    model: CoCa, pixels: torch.Tensor, *, config: DecodeConfig = GREEDY
+) -> list[list[int]]:
     """Choose the likeliest token by a whole forward pass over everything written so far."""
-    tokens = torch.full((len(pixels), 1), SPECIAL.start)
+    rows = [[SPECIAL.start] for _ in pixels]
     image_tokens = model.encode_image(pixels).tokens
-    for _ in range(max_tokens):
+    for _ in range(min(config.max_tokens, model.size.context_length - 1)):
+        tokens = torch.tensor(rows)
         states = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool)).states
         logits = model.caption_logits(states, image_tokens)[:, -1]
         logits[:, [SPECIAL.pad, SPECIAL.start]] = float("-inf")
-        tokens = torch.cat([tokens, logits.argmax(dim=-1, keepdim=True)], dim=1)
-    return [until_end(row) for row in tokens[:, 1:].tolist()]
+        for row, scores in zip(rows, logits.tolist(), strict=True):
+            limited = plain_limits(scores, row[1:], config=config, special=SPECIAL)
+            row.append(limited.index(max(limited)))
+    return [until_end(row[1:]) for row in rows]
 
 
 def until_end(tokens: list[int], special: SpecialTokens = SPECIAL) -> list[int]:
@@ -98,25 +133,46 @@ def until_end(tokens: list[int], special: SpecialTokens = SPECIAL) -> list[int]:
 def test_greedy_tokens_equal_those_of_an_uncached_loop(tower: str) -> None:
     model, pixels = talkative_model(tower=tower), random_pixels(64)
     written = write(model, pixels)
-    assert [c.tokens for c in written] == write_uncached(model, pixels, max_tokens=19)
+    assert [c.tokens for c in written] == write_uncached(model, pixels)
     assert len({tuple(c.tokens) for c in written}) > 4, "the model must say different things"
     assert len({len(c.tokens) for c in written}) > 3, "rows must finish at different times"
+
+
+LIMITED = DecodeConfig(repetition_penalty=1.4, min_tokens=3, max_tokens=18)
+
+
+# Repeated words are to be penalised where scores are positive and where they are negative.
+LOWERED = pytest.mark.parametrize("lowered", [0.0, 10.0])
+
+
+@LOWERED
+def test_penalised_greedy_tokens_equal_those_of_an_uncached_loop(lowered: float) -> None:
+    model, pixels = talkative_model(), random_pixels(64)
+    lower_scores(model, lowered)
+    expected = write_uncached(model, pixels, config=LIMITED)
+    assert [c.tokens for c in write(model, pixels, config=LIMITED)] == expected
+    for without in (replace(LIMITED, repetition_penalty=1.0), replace(LIMITED, min_tokens=0)):
+        others = write(model, pixels, config=without)
+        assert [c.tokens for c in others] != expected, "each must matter"
 
 
 EVERY_WAY = [
     GREEDY,
     DecodeConfig(method="sample", max_tokens=18),
     DecodeConfig(method="beam", num_beams=3, max_tokens=18),
-    DecodeConfig(repetition_penalty=1.4, min_tokens=3, max_tokens=18),
-    DecodeConfig(method="beam", num_beams=2, repetition_penalty=1.4, min_tokens=3, max_tokens=18),
+    LIMITED,
+    replace(LIMITED, method="beam", num_beams=2),
 ]
 
 
-@pytest.mark.parametrize("config", EVERY_WAY)
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [*((config, torch.float32) for config in EVERY_WAY), (GREEDY, torch.bfloat16)],
+)
 def test_a_caption_is_the_same_to_the_bit_whatever_is_written_beside_it(
-    config: DecodeConfig,
+    config: DecodeConfig, dtype: torch.dtype
 ) -> None:
-    model, pixels, sample_ids = talkative_model(), random_pixels(48), ids(48)
+    model, pixels, sample_ids = talkative_model().to(dtype), random_pixels(48), ids(48)
     together = write(model, pixels, config=config, sample_ids=sample_ids)
     order = torch.randperm(48, generator=torch.Generator().manual_seed(1)).tolist()
     shuffled = write(model, pixels[order], config=config, sample_ids=[sample_ids[n] for n in order])
@@ -136,7 +192,7 @@ def test_the_number_of_slots_changes_no_token(config: DecodeConfig) -> None:
 
 
 def plain_beams(
-    next_steps: Callable[[list[int]], list[float]],
+    next_scores: Callable[[list[int]], list[float]],
     *,
     config: DecodeConfig,
     special: SpecialTokens = SPECIAL,
@@ -146,7 +202,9 @@ def plain_beams(
     for length in range(1, config.max_tokens + 1):
         found = []
         for score, tokens in open_beams:
-            steps = next_steps(tokens)
+            scores = next_scores(tokens)
+            scores = plain_limits(scores, tokens[1:], config=config, special=special)
+            steps = plain_log_softmax(scores)
             found += [(score + step, [*tokens, token]) for token, step in enumerate(steps)]
         found = sorted(found, reverse=True)[: 2 * config.num_beams]
         power = length**config.length_penalty
@@ -169,15 +227,15 @@ def beams_uncached(model: CoCa, pixels: torch.Tensor, *, config: DecodeConfig) -
     """Search with a whole forward pass of our own model for every beam and step."""
     image_tokens = model.encode_image(pixels).tokens
 
-    def next_steps(tokens: list[int]) -> list[float]:
+    def next_scores(tokens: list[int]) -> list[float]:
         row = torch.tensor([tokens])
         states = model.encode_text(row, torch.ones_like(row, dtype=torch.bool)).states
         logits = model.caption_logits(states, image_tokens)[0, -1]
         logits[[SPECIAL.pad, SPECIAL.start]] = float("-inf")
-        steps: list[float] = logits.log_softmax(dim=-1).tolist()
-        return steps
+        scores: list[float] = logits.tolist()
+        return scores
 
-    return plain_beams(next_steps, config=config)
+    return plain_beams(next_scores, config=config)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
@@ -187,6 +245,19 @@ def test_beam_search_equals_a_plain_one_without_caches(length_penalty: float) ->
     expected = [beams_uncached(model, pixels[n : n + 1], config=config) for n in range(8)]
     assert [c.tokens for c in write(model, pixels, config=config, num_slots=8)] == expected
     assert len({len(tokens) for tokens in expected}) > 1
+
+
+@LOWERED
+def test_penalised_beam_search_equals_a_plain_one_without_caches(lowered: float) -> None:
+    model, pixels = talkative_model(), random_pixels(12)
+    lower_scores(model, lowered)
+    config = replace(LIMITED, method="beam", num_beams=3, max_tokens=10)
+    expected = [beams_uncached(model, pixels[n : n + 1], config=config) for n in range(12)]
+    written = write(model, pixels, config=config, num_slots=8)
+    assert [c.tokens for c in written] == expected
+    for without in (replace(config, repetition_penalty=1.0), replace(config, min_tokens=0)):
+        others = write(model, pixels, config=without, num_slots=8)
+        assert [c.tokens for c in others] != expected, "each must matter"
 
 
 def test_one_beam_that_length_does_not_favour_is_greedy() -> None:
@@ -224,6 +295,16 @@ def test_a_repetition_penalty_makes_words_rarer() -> None:
         return sum(len(c.tokens) - len(set(c.tokens)) for c in written)
 
     assert repeats(1.5) < repeats(1.0)
+
+
+def test_a_repetition_penalty_lets_the_end_and_unwritten_words_be() -> None:
+    config, cpu = DecodeConfig(repetition_penalty=2.0), torch.device("cpu")
+    limits = Limits(config, Shape(2, 8, VOCAB, SPECIAL, cpu), num_rows=2)
+    limits.note(torch.tensor([SPECIAL.end, 5]), None)
+    limits.note(torch.tensor([6, SPECIAL.end]), None)
+    scores = torch.linspace(-3, 3, VOCAB).expand(2, -1)
+    changed = limits.apply(scores, ages=torch.full((2,), 2)) != scores
+    assert [row.nonzero()[:, 0].tolist() for row in changed] == [[6], [5]]
 
 
 @torch.inference_mode()
