@@ -151,7 +151,7 @@ class Killed(BaseException):
     """What a signal does to a process, as far as files are concerned."""
 
 
-def test_a_killed_job_ends_in_the_same_bytes_as_one_never_killed(
+def test_a_job_stopped_in_its_third_part_ends_in_the_same_bytes_as_one_never_stopped(
     world: Path, captioned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = CoCaCaptioner.write, []
@@ -252,15 +252,22 @@ def test_a_part_is_complete_only_with_its_quarantine(
     assert written == ["quarantine", "parts"] * 4
 
 
+def overrides(world: Path) -> list[str]:
+    """Give the words of a command that has the settings of `settings`."""
+    return [
+        *(f"images={world / 'images'}", f"captioner={world / 'captioner'}", "kind=ssc"),
+        *("decode.method=sample", "decode.max_tokens=8", "batch_size=8"),
+        *("gates.max_gated_share=1", "threads=1"),
+    ]
+
+
 def launched(world: Path, out: Path) -> list[str]:
     """Give the command that captions with two processes, each with one thread."""
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(ROOT / "launch/accelerate/cpu_2.yaml"), "--main_process_port", "0"),
         *("-m", "recap", "caption", "--out", str(out)),
-        *(f"images={world / 'images'}", f"captioner={world / 'captioner'}", "kind=ssc"),
-        *("decode.method=sample", "decode.max_tokens=8", "batch_size=8"),
-        *("gates.max_gated_share=1", "threads=1"),
+        *overrides(world),
     ]
 
 
