@@ -170,11 +170,11 @@ def test_a_fine_tune_starts_from_its_base_and_keeps_its_vocabulary(
     }
 
 
-class Killed(BaseException):
+class Stopped(BaseException):
     """What a signal does to a process, as far as files are concerned."""
 
 
-def test_a_killed_training_ends_in_the_same_bytes_as_one_never_killed(
+def test_a_stopped_training_ends_in_the_same_bytes_as_one_never_stopped(
     world: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
@@ -182,17 +182,17 @@ def test_a_killed_training_ends_in_the_same_bytes_as_one_never_killed(
     def die_in_the_fourth_step(*args: Any, **kwargs: Any) -> Any:
         steps.append(1)
         if len(steps) == 4:
-            raise Killed
+            raise Stopped
         return module_gradients(*args, **kwargs)
 
     module_gradients = module.gradients
     monkeypatch.setattr(module, "gradients", die_in_the_fourth_step)
-    with pytest.raises(Killed):
-        start(settings(world), world / "killed")
-    assert not is_complete(world / "killed")
+    with pytest.raises(Stopped):
+        start(settings(world), world / "stopped")
+    assert not is_complete(world / "stopped")
     monkeypatch.setattr(module, "gradients", module_gradients)
-    start(settings(world), world / "killed")
-    assert payload(world / "killed") == payload(base)
+    start(settings(world), world / "stopped")
+    assert payload(world / "stopped") == payload(base)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_the_log_has_what_was_measured_under_way(measured: Path) -> None:
     assert steps == [1, 2, 3, 4]
 
 
-def test_a_killed_training_resumes_with_the_curve_so_far(
+def test_a_stopped_training_resumes_with_the_curve_so_far(
     world: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = []
@@ -228,16 +228,16 @@ def test_a_killed_training_resumes_with_the_curve_so_far(
     def die_at_the_third_point(*args: Any, **kwargs: Any) -> Any:
         points.append(1)
         if len(points) == 3:
-            raise Killed
+            raise Stopped
         return module_measure(*args, **kwargs)
 
     module_measure = module.measure
     cfg = settings(world, validation_samples=16)
     monkeypatch.setattr(module, "measure", die_at_the_third_point)
-    with pytest.raises(Killed):
-        start(cfg, world / "killed_measuring")
+    with pytest.raises(Stopped):
+        start(cfg, world / "stopped_measuring")
     monkeypatch.setattr(module, "measure", module_measure)
-    assert payload(start(cfg, world / "killed_measuring")) == payload(measured)
+    assert payload(start(cfg, world / "stopped_measuring")) == payload(measured)
 
 
 def test_how_often_training_logs_and_saves_is_no_part_of_the_recipe(

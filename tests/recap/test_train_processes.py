@@ -52,15 +52,15 @@ def work(world: Path, out: Path) -> None:
     def die_in_the_fourth_step(*args: Any, **kwargs: Any) -> Any:
         steps_done.append(1)
         if len(steps_done) == 4:
-            raise training.Killed
+            raise training.Stopped
         return real(*args, **kwargs)
 
     module.gradients = die_in_the_fourth_step
-    with pytest.raises(training.Killed):
-        training.start(cfg, out / "killed")
+    with pytest.raises(training.Stopped):
+        training.start(cfg, out / "stopped")
     module.gradients = real
     training.start(cfg, out / "undisturbed")
-    training.start(cfg, out / "killed")
+    training.start(cfg, out / "stopped")
 
     whole = steps.batch()
     here = rank_slice(len(whole.pixels))
@@ -115,8 +115,8 @@ def test_every_process_starts_from_the_weights_of_the_first(done: Path) -> None:
         torch.testing.assert_close(found, drawn[0], rtol=0, atol=0)
 
 
-def test_two_processes_killed_and_started_again_end_in_the_same_bytes(done: Path) -> None:
-    assert training.payload(done / "killed") == training.payload(done / "undisturbed")
+def test_two_processes_stopped_and_started_again_end_in_the_same_bytes(done: Path) -> None:
+    assert training.payload(done / "stopped") == training.payload(done / "undisturbed")
 
 
 def test_two_processes_lower_the_loss_as_one_does(world: Path, done: Path, tmp_path: Path) -> None:
