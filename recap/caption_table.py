@@ -17,14 +17,11 @@ import pyarrow.parquet as pq
 from launch.errors import InputError
 from recap.artifacts import Images
 from recap.config import ImportConfig
-from recap.sources.source import printable
+from recap.sources.source import LONGEST_CELL, printable
 
 NAMES: Final = ("sample_id", "key", "file_name", "stem")
 """What may name a picture, the surest first: identity, key in its source, file name, that without
 its ending."""
-
-LONGEST_CELL: Final = 1 << 30
-"""Characters of a cell of CSV; the csv module's own limit would refuse a file for one long text."""
 
 
 class Rows(NamedTuple):

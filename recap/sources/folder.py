@@ -22,6 +22,7 @@ from launch.manifest import canonical_json, digest_bytes, digest_file
 from recap.config import IngestConfig
 from recap.pictures import SUFFIXES
 from recap.sources.source import (
+    LONGEST_CELL,
     Chunk,
     Columns,
     Rejected,
@@ -240,7 +241,7 @@ def _read_lines(path: Path) -> tuple[list[_Line], list[str]]:
 
 
 def _read_csv(path: Path, text: str) -> tuple[list[_Line], list[str]]:
-    csv.field_size_limit(1 << 30)  # the module's own would refuse all for one long text
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(text, newline=""))
     lines = []
     try:

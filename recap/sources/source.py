@@ -126,6 +126,10 @@ def identity(parts: object) -> str:
     return digest_bytes(canonical_json(parts))
 
 
+LONGEST_CELL: Final = 1 << 30
+"""Characters of a cell of CSV; the csv module's own limit would refuse a file for one long text."""
+
+
 def printable(name: str) -> str:
     """Give a name as valid Unicode: bytes that are none, and halves of letters, escaped."""
     try:
